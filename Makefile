@@ -1,0 +1,83 @@
+# Every command of the project. `make` alone lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+export UV_PYTHON_DOWNLOADS := never
+IMAGES ?= auto
+export IMAGES
+
+DEV := uv run sensorpipeline-dev
+CRD_COPIES := crds/sensorpipelines.yaml charts/sensorpipeline-operator/files/sensorpipelines.yaml
+TYPED := crds/src operator/src workers/src simulators/src dev/src
+
+.PHONY: help
+help: ## List the commands
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  \033[36m%-18s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: bootstrap
+bootstrap: ## Install what is missing on this machine (uv, Docker engine, …)
+	@dev/bootstrap
+
+.PHONY: up
+up: bootstrap ## Bring up a cluster with the operator and the example pipeline, and show its first results
+	@$(DEV) up
+
+.PHONY: down
+down: ## Delete the cluster
+	@$(DEV) cluster down
+
+.PHONY: status
+status: ## Show the cluster, the operator and the pipelines
+	@$(DEV) status
+
+.PHONY: images
+images: bootstrap ## Build our own images and load them into the running cluster
+	@$(DEV) images
+
+.PHONY: test
+test: test-unit test-integration test-chart test-e2e ## Run every test
+
+.PHONY: test-unit
+test-unit: uv ## Pure parts and shells with small fakes
+	@uv run pytest tests/unit
+
+.PHONY: test-integration
+test-integration: bootstrap ## Data plane parts, killed, against a real Kafka, Mosquitto and mongod in containers
+	@$(DEV) components
+	@uv run pytest tests/integration
+
+.PHONY: test-chart
+test-chart: uv ## Helm chart, rendered manifests, rules and Alertmanager configuration
+	@tests/chart/install.sh
+	@uv run pytest tests/chart
+
+.PHONY: test-e2e
+test-e2e: bootstrap ## Whole pipelines on a kind cluster
+	@$(DEV) cluster up
+	@$(DEV) operator
+	@uv run pytest tests/e2e
+
+.PHONY: lint
+lint: uv ## Format, lint, types, import contracts, generated files current
+	@uv run ruff format --check .
+	@uv run ruff check .
+	@uv run mypy $(TYPED)
+	@uv run lint-imports
+	@uv run sensorpipeline-crd --check $(CRD_COPIES)
+
+.PHONY: format
+format: uv ## Format the code
+	@uv run ruff format .
+	@uv run ruff check --fix .
+
+.PHONY: crds
+crds: uv ## Generate the custom resource definition from the models
+	@uv run sensorpipeline-crd $(CRD_COPIES)
+
+.PHONY: update-golden
+update-golden: uv ## Rewrite the golden files of the builders' tests
+	@uv run pytest tests/unit/components --update-golden
+
+.PHONY: uv
+uv:
+	@command -v uv >/dev/null || dev/bootstrap --uv-only

@@ -1,0 +1,192 @@
+"""The configuration document of each data-plane component.
+
+The operator renders one such document per component; the component parses it once at its start and never recomputes a
+name. Documents hold no secret: credentials are files, named here by their path.
+"""
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field
+
+from sensorpipeline_api.model import Model
+from sensorpipeline_api.spec import DerivedMetric, Fleet, SimulatedDevice
+
+CONFIGURATION_PATH = "/etc/sensorpipeline/configuration.json"
+CONFIGURATION_VARIABLE = "SENSORPIPELINE_CONFIGURATION"
+
+
+class Configuration(Model):
+    """What every component's document has."""
+
+    pipeline: str = Field(description="Name of the pipeline, a label of every metric and the name of the database.")
+    metrics_port: int = Field(
+        9102, description="Port of the Prometheus endpoint /metrics, and of /healthz and /readyz."
+    )
+
+    @classmethod
+    def load(cls) -> Self:
+        """Reads the document from the path in `SENSORPIPELINE_CONFIGURATION`, or the standard path.
+
+        Raises OSError when it cannot be read and pydantic.ValidationError when it does not fit the model.
+        """
+        path = Path(os.environ.get(CONFIGURATION_VARIABLE, CONFIGURATION_PATH))
+        return cls.model_validate_json(path.read_bytes())
+
+    def dump(self) -> str:
+        """Returns the document as JSON text, stable for equal content."""
+        return self.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+
+
+class KafkaConnection(Model):
+    """How to reach Kafka. Authentication is SASL/PLAIN when `username` is set."""
+
+    bootstrap_servers: list[str]
+    username: str | None = None
+    password_file: str | None = None
+
+
+class MqttConnection(Model):
+    """How to reach the MQTT broker."""
+
+    host: str
+    port: int = 1883
+    username: str | None = None
+    password_file: str | None = None
+
+
+class StoreConnection(Model):
+    """How to reach MongoDB: `uri_file` holds the whole connection string, credentials included."""
+
+    uri_file: str
+    database: str
+
+
+class Topics(Model):
+    """Kafka topics of a pipeline; `readings` maps a fleet's name to its topic."""
+
+    readings: dict[str, str]
+    aggregates: str
+    late: str
+    alerts: str
+    dead_letter: str
+
+
+class BridgeConfiguration(Configuration):
+    """MQTT to Kafka."""
+
+    mqtt: MqttConnection
+    kafka: KafkaConnection
+    topics: Topics
+    fleets: list[Fleet]
+    share_name: str = Field(description="Group of the shared subscription.")
+    batch_maximum_readings: int = 500
+    batch_maximum_milliseconds: int = 20
+
+
+class WorkerConfiguration(Configuration):
+    """The stream worker of one fleet."""
+
+    kafka: KafkaConnection
+    topics: Topics
+    fleet: Fleet
+    application_id: str = Field(description="Faust application id: consumer group and prefix of internal topics.")
+    replication_factor: int = 1
+    flush_milliseconds: int = Field(500, description="How often state and results are written and offsets committed.")
+
+
+class DerivedInput(Model):
+    """One input of a derived metric: a window of a device."""
+
+    window: str
+    device: str
+
+
+class DerivedPlan(Model):
+    """A derived metric with the inputs its expression names."""
+
+    metric: DerivedMetric
+    inputs: list[DerivedInput]
+
+
+class DeriveConfiguration(Configuration):
+    """Cross-fleet metrics: reads and writes the aggregates topic.
+
+    A derived aggregate has window = metric = the derived metric's name, fleet = "derived", device = the pipeline.
+    """
+
+    kafka: KafkaConnection
+    topics: Topics
+    derived: list[DerivedPlan]
+    application_id: str
+    replication_factor: int = 1
+
+
+class SinkConfiguration(Configuration):
+    """Kafka to MongoDB."""
+
+    kafka: KafkaConnection
+    topics: Topics
+    store: StoreConnection
+    group_id: str
+
+
+class GatewayConfiguration(Configuration):
+    """The HTTP interface. `token_file` left out: no authentication."""
+
+    kafka: KafkaConnection
+    topics: Topics
+    store: StoreConnection
+    fleets: list[Fleet]
+    derived_metrics: list[DerivedMetric] = Field([])
+    port: int = 8080
+    token_file: str | None = None
+
+
+class StoreUser(Model):
+    """A database user with the built-in role on the pipeline's database that it needs."""
+
+    username: str
+    password_file: str
+    role: str = Field(description="read or readWrite.")
+
+
+class StoreConfiguration(Configuration):
+    """The agent beside each mongod: initiates the replica set, keeps users, collections and indexes as described.
+
+    `members` are host:port names of the replica set, in order. The agent talks to its own mongod at 127.0.0.1.
+    """
+
+    replica_set: str
+    members: list[str]
+    database: str
+    admin_username: str
+    admin_password_file: str
+    users: list[StoreUser]
+    reading_retention_days: int
+    aggregate_retention_days: int
+
+
+class SimulatorFleet(Model):
+    """What a simulated device needs to know of its fleet."""
+
+    fleet: Fleet
+    credentials_directory: str | None = Field(
+        None, description="One file per device with its MQTT password, or `_fleet`; left out: no authentication."
+    )
+
+
+class SimulatorConfiguration(Configuration):
+    """Simulated devices that publish over MQTT. Replay files lie at `<replay_directory>/<configMapName>/<key>`."""
+
+    mqtt: MqttConnection
+    fleets: list[SimulatorFleet]
+    start_time: datetime
+    acceleration_factor: int
+    duration_seconds: int
+    devices: list[SimulatedDevice]
+    replay_directory: str = "/etc/sensorpipeline/replay"
+    state_directory: str = Field("/var/lib/sensorpipeline", description="Where progress and the ledger are kept.")
+    seed: int = 0

@@ -1,0 +1,95 @@
+"""Expressions of derived metrics: CEL over windows, such as `AggDay["HVAC1"] + AggDay.HVAC2`.
+
+The operator parses them to refuse what cannot work; derive evaluates them. Both use this module.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import celpy
+from celpy.adapter import json_to_cel
+from celpy.celparser import CELParseError
+from celpy.evaluation import CELEvalError
+from lark import Token, Tree
+
+from sensorpipeline_api.configuration import DerivedInput
+
+
+class ExpressionError(Exception):
+    """An expression does not parse, or refers to something that is not a window of a device."""
+
+
+Evaluate = Callable[[Mapping[tuple[str, str], float]], float]
+"""From the value of each (window, device) to the expression's value."""
+
+
+def parse_expression(expression: str) -> list[DerivedInput]:
+    """Returns the inputs that an expression names, sorted. Raises ExpressionError."""
+    found: set[tuple[str, str]] = set()
+    _collect(_compile(expression), found)
+    if not found:
+        raise ExpressionError('must name at least one window of a device, as in AggDay["HVAC1"]')
+    return [DerivedInput(window=window, device=device) for window, device in sorted(found)]
+
+
+def compile_expression(expression: str) -> Evaluate:
+    """Returns the function that evaluates an expression. Raises ExpressionError when it does not parse; the function
+    raises ExpressionError when the values have no result, such as a division by zero."""
+    program = celpy.Environment().program(_compile(expression))
+
+    def evaluate(values: Mapping[tuple[str, str], float]) -> float:
+        activation: dict[str, dict[str, float]] = {}
+        for (window, device), value in values.items():
+            activation.setdefault(window, {})[device] = value
+        try:
+            found: Any = program.evaluate({name: json_to_cel(devices) for name, devices in activation.items()})
+            return float(found)
+        except (CELEvalError, TypeError, ValueError, ZeroDivisionError) as error:
+            raise ExpressionError(f"cannot be evaluated: {error}") from error
+
+    return evaluate
+
+
+def _compile(expression: str) -> Tree[Token]:
+    try:
+        return celpy.Environment().compile(expression)
+    except CELParseError as error:
+        raise ExpressionError(f"does not parse: {str(error).splitlines()[0]}") from error
+
+
+def _collect(tree: Tree[Token], found: set[tuple[str, str]]) -> None:
+    """Gathers window references; any other use of a name is an error."""
+    if tree.data in {"member_index", "member_dot"}:
+        window = _identifier(tree.children[0])
+        device = _device(tree)
+        if window is not None and device is not None:
+            found.add((window, device))
+            return
+    if tree.data == "ident":
+        raise ExpressionError(f'{tree.children[0]} must be used as {tree.children[0]}["<device>"]')
+    for child in tree.children:
+        if isinstance(child, Tree):
+            _collect(child, found)
+
+
+def _only_child(node: object) -> object:
+    """Follows a chain of rules that have one child each down to its end."""
+    while isinstance(node, Tree) and len(node.children) == 1 and node.data not in {"ident", "literal"}:
+        node = node.children[0]
+    return node
+
+
+def _identifier(node: object) -> str | None:
+    end = _only_child(node)
+    return str(end.children[0]) if isinstance(end, Tree) and end.data == "ident" else None
+
+
+def _device(tree: Tree[Token]) -> str | None:
+    if tree.data == "member_dot":
+        return str(tree.children[1])
+    end = _only_child(tree.children[1])
+    if isinstance(end, Tree) and end.data == "literal":
+        text = str(end.children[0])
+        if text[0] in "\"'" and text[-1] == text[0]:
+            return text[1:-1]
+    return None

@@ -1,0 +1,99 @@
+"""The records that travel on Kafka, as msgspec structs: what each topic's values look like.
+
+Times are event times in milliseconds since the epoch, UTC.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Reading(msgspec.Struct, frozen=True, array_like=False, gc=False):
+    """One value of one metric of one device. A record of `<pipeline>.<fleet>.readings` holds a JSON array of them."""
+
+    device: str
+    metric: str
+    time: int
+    value: float
+
+
+class Aggregate(msgspec.Struct, frozen=True, gc=False):
+    """The result of one window of one series; key `window|device|metric`.
+
+    `revision` counts the emissions of this window from 0; `final` says that the watermark has passed its end.
+    """
+
+    window: str
+    fleet: str
+    device: str
+    metric: str
+    start: int
+    end: int
+    value: float
+    count: int
+    revision: int
+    final: bool
+
+
+class LateReason(StrEnum):
+    """Why a window refused a reading."""
+
+    LATENESS_EXCEEDED = "LatenessExceeded"
+
+
+class Late(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """A reading that a window refused as too late; key = device. `late_by_seconds` is watermark minus window end."""
+
+    fleet: str
+    device: str
+    metric: str
+    time: int
+    value: float
+    window: str
+    late_by_seconds: float
+    reason: str = LateReason.LATENESS_EXCEEDED
+
+
+class AlertState(StrEnum):
+    """The two states of an alert."""
+
+    FIRING = "Firing"
+    RESOLVED = "Resolved"
+
+
+class Alert(msgspec.Struct, frozen=True, gc=False):
+    """A transition of a threshold on one series; key `threshold|device|metric`. `time` is the event time of the
+    reading that caused it, `value` its value."""
+
+    threshold: str
+    fleet: str
+    device: str
+    metric: str
+    severity: str
+    state: str
+    time: int
+    value: float
+
+
+class DeadLetterReason(StrEnum):
+    """Why a message could not be read."""
+
+    INVALID_JSON = "InvalidJson"
+    MISSING_FIELD = "MissingField"
+    NOT_A_NUMBER = "NotANumber"
+    OUT_OF_RANGE = "OutOfRange"
+    FUTURE_TIMESTAMP = "FutureTimestamp"
+    UNKNOWN_DEVICE = "UnknownDevice"
+    TOO_LARGE = "TooLarge"
+
+
+class DeadLetter(msgspec.Struct, frozen=True, gc=False, rename="camel"):
+    """A message that could not be read, whole: `payload` is base64, `source` names where it came from
+    (`mqtt:<topic>` or `kafka:<topic>/<partition>/<offset>`), `received_time` is in milliseconds since the epoch."""
+
+    source: str
+    fleet: str
+    received_time: int
+    payload: str
+    reason: str
+    message: str

@@ -1,0 +1,525 @@
+"""The `spec` of a SensorPipeline: what a user writes.
+
+Field names are the contract of the project (camelCase on the wire). Bounds, defaults and CEL rules stand beside the
+fields, and the custom resource definition is generated from them; a field is here only when it works.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from sensorpipeline_api.model import (
+    LIST_SET,
+    DecimalString,
+    DeviceName,
+    FieldPath,
+    Identifier,
+    LabelName,
+    Model,
+    ObjectName,
+    Quantity,
+    SecretKey,
+    list_map,
+    rules,
+)
+
+
+class ReconcilePolicy(StrEnum):
+    """What the operator does with the resource: keep it as described, or leave its children alone."""
+
+    ACTIVE = "Active"
+    PAUSED = "Paused"
+
+
+class DeletionPolicy(StrEnum):
+    """What happens to the data volumes when the resource is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class MqttAuthentication(StrEnum):
+    """Whether MQTT clients must present credentials."""
+
+    CREDENTIALS = "Credentials"
+    NONE = "None"
+
+
+class GatewayAuthentication(StrEnum):
+    """Whether HTTP clients must present the bearer token."""
+
+    TOKEN = "Token"  # noqa: S105 (the name of a policy, not a token)
+    NONE = "None"
+
+
+class ServiceType(StrEnum):
+    """How a Service is exposed."""
+
+    CLUSTER_IP = "ClusterIP"
+    NODE_PORT = "NodePort"
+    LOAD_BALANCER = "LoadBalancer"
+
+
+class PayloadFormat(StrEnum):
+    """How a message body is encoded."""
+
+    JSON = "Json"
+
+
+class TimeUnit(StrEnum):
+    """How a message states its event time."""
+
+    SECONDS = "Seconds"
+    MILLISECONDS = "Milliseconds"
+    RFC3339 = "Rfc3339"
+
+
+class WindowFunction(StrEnum):
+    """What a window computes over the readings of one series."""
+
+    SUM = "Sum"
+    MEAN = "Mean"
+    MINIMUM = "Minimum"
+    MAXIMUM = "Maximum"
+    COUNT = "Count"
+    FIRST = "First"
+    LAST = "Last"
+    DIFFERENCE = "Difference"
+
+
+class Severity(StrEnum):
+    """How bad it is when a threshold is crossed."""
+
+    INFORMATION = "Information"
+    WARNING = "Warning"
+    CRITICAL = "Critical"
+
+
+class Service(Model):
+    """How a component's Service is exposed."""
+
+    type: ServiceType = Field(ServiceType.CLUSTER_IP, description="Type of the Kubernetes Service.")
+
+
+class ResourceList(Model):
+    """Amounts of compute resources."""
+
+    cpu: Quantity | None = Field(None, description="Processor time, for example 500m.")
+    memory: Quantity | None = Field(None, description="Memory, for example 256Mi.")
+
+
+class Resources(Model):
+    """Compute resources of a pod; what is left out keeps the operator's default."""
+
+    requests: ResourceList = Field(ResourceList(), description="What the scheduler reserves.")
+    limits: ResourceList = Field(ResourceList(), description="What the pod may use at most.")
+
+
+class SecretKeyReference(Model):
+    """A key of a Secret in the same namespace."""
+
+    name: ObjectName = Field(description="Name of the Secret.")
+    key: SecretKey = Field(description="Key within the Secret.")
+
+
+class Mosquitto(Model):
+    """A Mosquitto broker run by the operator."""
+
+    storage_size: Quantity = Field("1Gi", description="Size of the volume that holds sessions and queued messages.")
+    authentication: MqttAuthentication = Field(
+        MqttAuthentication.CREDENTIALS, description="Credentials: every client needs a user and password. None: open."
+    )
+    service: Service = Field(Service(), description="How devices reach the broker.")
+
+
+class Mqtt(Model):
+    """The MQTT broker that devices publish to."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(("has(self.mosquitto)", "mqtt: exactly one of mosquitto must be set"))
+    )
+    mosquitto: Mosquitto | None = Field(None, description="A broker managed by the operator.")
+
+
+class KafkaCluster(Model):
+    """A Kafka cluster in KRaft mode run by the operator."""
+
+    replicas: Annotated[int, Field(json_schema_extra={"enum": [1, 3]})] = Field(
+        1, description="Number of brokers, 1 or 3.", ge=1, le=3
+    )
+    storage_size: Quantity = Field("5Gi", description="Size of each broker's volume.")
+    retention_hours: int = Field(168, description="Hours that readings wait in Kafka.", ge=1, le=8760)
+
+
+class Kafka(Model):
+    """The buffer between ingest and everything downstream."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(("has(self.cluster)", "kafka: exactly one of cluster must be set"))
+    )
+    cluster: KafkaCluster | None = Field(None, description="A cluster managed by the operator.")
+
+
+class MongoDB(Model):
+    """A MongoDB replica set run by the operator."""
+
+    replicas: Annotated[int, Field(json_schema_extra={"enum": [1, 3]})] = Field(
+        1, description="Number of members, 1 or 3.", ge=1, le=3
+    )
+    storage_size: Quantity = Field("10Gi", description="Size of each member's volume.")
+
+
+class Store(Model):
+    """Where readings, aggregates, late readings, alerts and dead letters are kept."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(("has(self.mongodb)", "store: exactly one of mongodb must be set"))
+    )
+    mongodb: MongoDB | None = Field(None, description="A replica set managed by the operator.")
+    reading_retention_days: int = Field(
+        90, description="Days that readings are kept, by their event time; 0: for ever.", ge=0, le=36500
+    )
+    aggregate_retention_days: int = Field(
+        3650, description="Days that aggregates are kept, by the start of their window; 0: for ever.", ge=0, le=36500
+    )
+
+
+class Payload(Model):
+    """How a fleet's messages are to be read."""
+
+    format: PayloadFormat = Field(PayloadFormat.JSON, description="Encoding of the message body.")
+    time_field: FieldPath = Field("ts", description="Field that holds the event time.")
+    time_unit: TimeUnit = Field(TimeUnit.MILLISECONDS, description="Unit of the event time.")
+    maximum_bytes: int = Field(
+        262144, description="Largest message accepted, in bytes; a larger one is a dead letter.", ge=64, le=1048576
+    )
+
+
+class Metric(Model):
+    """One quantity that a fleet's devices report."""
+
+    name: Identifier = Field(description="Name of the metric.")
+    field: FieldPath = Field("value", description="Field of the payload that holds the value.")
+    unit: str = Field("", description="Unit of the value, for example Wh.", max_length=32)
+    minimum: DecimalString | None = Field(None, description="Smallest valid value; a smaller one is a dead letter.")
+    maximum: DecimalString | None = Field(None, description="Largest valid value; a larger one is a dead letter.")
+
+
+class Window(Model):
+    """A tumbling event-time window over each series (device and metric) of the fleet."""
+
+    name: Identifier = Field(description="Name of the window; unique in its fleet.")
+    metric: Identifier = Field(description="Metric of the fleet that the window reads.")
+    function: WindowFunction = Field(description="What the window computes.")
+    period_seconds: int = Field(
+        description="Length of the window; windows are aligned to the epoch.", ge=1, le=31622400
+    )
+    allowed_lateness_seconds: int = Field(
+        0, description="How long after its end a window still accepts readings, in event time.", ge=0, le=31622400
+    )
+
+
+class Threshold(Model):
+    """A condition on a metric that raises an alert."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("has(self.above) != has(self.below)", "threshold: exactly one of above and below must be set"),
+        ),
+    )
+    name: Identifier = Field(description="Name of the threshold; unique in its fleet.")
+    metric: Identifier = Field(description="Metric of the fleet that is watched.")
+    above: DecimalString | None = Field(None, description="The alert is raised when the value is greater.")
+    below: DecimalString | None = Field(None, description="The alert is raised when the value is smaller.")
+    clear: DecimalString | None = Field(
+        None, description="The alert is cleared when the value comes back to this; by default above or below itself."
+    )
+    for_seconds: int = Field(0, description="How long, in event time, the condition must hold.", ge=0, le=604800)
+    severity: Severity = Field(Severity.WARNING, description="How bad it is.")
+
+
+class Workers(Model):
+    """The stream workers of a fleet."""
+
+    min_replicas: int = Field(1, description="Number of worker pods; more than partitions is of no use.", ge=1, le=64)
+    resources: Resources = Field(Resources(), description="Compute resources of a worker pod.")
+
+
+class Fleet(Model):
+    """A group of devices that report the same metrics in the same way."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "self.windows.all(w, self.metrics.exists(m, m.name == w.metric))",
+                "windows[].metric must name one of the fleet's metrics",
+            ),
+            (
+                "self.thresholds.all(t, self.metrics.exists(m, m.name == t.metric))",
+                "thresholds[].metric must name one of the fleet's metrics",
+            ),
+            (
+                "self.workers.minReplicas <= self.partitions",
+                "workers.minReplicas must be less than or equal to partitions",
+            ),
+            ("self.name != 'derived'", "name must not be 'derived', which is reserved for derived metrics"),
+        ),
+    )
+    name: LabelName = Field(description="Name of the fleet.")
+    topic: Annotated[
+        str,
+        Field(json_schema_extra=rules(("self.contains('{device}')", "topic must contain the placeholder {device}"))),
+    ] = Field(
+        description="MQTT topic template with the placeholders {device} and, optionally, {metric}, each a whole level.",
+        pattern=r"^([^/+#{}$]+|\{device\}|\{metric\})(/([^/+#{}]+|\{device\}|\{metric\}))*$",
+        min_length=8,
+        max_length=256,
+    )
+    payload: Payload = Field(Payload(), description="How messages are to be read.")
+    metrics: list[Metric] = Field(
+        description="What the devices report.", min_length=1, max_length=32, json_schema_extra=list_map("name")
+    )
+    devices: list[DeviceName] = Field(
+        [],
+        description="Devices, each with its own credentials. Empty: any device, with the fleet's credentials.",
+        max_length=1000,
+        json_schema_extra=LIST_SET,
+    )
+    partitions: Annotated[
+        int,
+        Field(json_schema_extra=rules(("self == oldSelf", "partitions must not change: state is kept per partition"))),
+    ] = Field(6, description="Kafka partitions of the fleet's readings.", ge=1, le=128)
+    maximum_future_seconds: int = Field(
+        300, description="How far ahead of the clock a reading may be; beyond it is a dead letter.", ge=0, le=86400
+    )
+    out_of_orderness_seconds: int = Field(
+        0, description="How far a series' watermark is held back behind its newest reading.", ge=0, le=86400
+    )
+    idle_seconds: int = Field(
+        3600, description="Silence, by the clock, after which a series' open windows are closed.", ge=1, le=604800
+    )
+    windows: list[Window] = Field(
+        [], description="Event-time windows.", max_length=16, json_schema_extra=list_map("name")
+    )
+    thresholds: list[Threshold] = Field(
+        [], description="Conditions that raise alerts.", max_length=16, json_schema_extra=list_map("name")
+    )
+    workers: Workers = Field(Workers(), description="The fleet's stream workers.")
+
+
+class DerivedMetric(Model):
+    """A value computed across fleets from windows of the same start."""
+
+    name: Identifier = Field(description="Name of the derived metric.")
+    expression: str = Field(
+        description='CEL over windows, for example: AggDay["HVAC1"] + AggDay["HVAC2"].', min_length=1, max_length=4096
+    )
+
+
+class WebhookReceiver(Model):
+    """A service that takes Alertmanager's webhook messages."""
+
+    url_secret_ref: SecretKeyReference = Field(description="Where the URL is kept.")
+
+
+class DiscordReceiver(Model):
+    """A Discord channel."""
+
+    url_secret_ref: SecretKeyReference = Field(description="Where the webhook URL is kept.")
+
+
+class SlackReceiver(Model):
+    """A Slack channel."""
+
+    url_secret_ref: SecretKeyReference = Field(description="Where the webhook URL is kept.")
+    channel: str = Field("", description="Channel, if other than the webhook's own.", max_length=80)
+
+
+class Receiver(Model):
+    """Where alerts of the given severities are sent."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "[has(self.discord), has(self.slack), has(self.webhook)].filter(x, x).size() == 1",
+                "receiver: exactly one of discord, slack and webhook must be set",
+            ),
+        ),
+    )
+    name: LabelName = Field(description="Name of the receiver.")
+    discord: DiscordReceiver | None = Field(None, description="Send to a Discord channel.")
+    slack: SlackReceiver | None = Field(None, description="Send to a Slack channel.")
+    webhook: WebhookReceiver | None = Field(None, description="Send to a webhook.")
+    severities: list[Severity] = Field(
+        [Severity.WARNING, Severity.CRITICAL],
+        description="Severities that are sent here.",
+        min_length=1,
+        max_length=3,
+        json_schema_extra=LIST_SET,
+    )
+
+
+class Alertmanager(Model):
+    """An Alertmanager run by the operator."""
+
+
+class Alerting(Model):
+    """Delivery of alerts to people."""
+
+    alertmanager: Alertmanager = Field(Alertmanager(), description="The Alertmanager managed by the operator.")
+    receivers: list[Receiver] = Field(
+        [], description="Where alerts are sent.", max_length=16, json_schema_extra=list_map("name")
+    )
+
+
+class Prometheus(Model):
+    """A Prometheus run by the operator."""
+
+    retention_days: int = Field(15, description="Days that metrics are kept.", ge=1, le=3650)
+    storage_size: Quantity = Field("2Gi", description="Size of the volume.")
+
+
+class Monitoring(Model):
+    """Metrics and alerting rules."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(("has(self.prometheus)", "monitoring: exactly one of prometheus must be set"))
+    )
+    prometheus: Prometheus | None = Field(None, description="A Prometheus managed by the operator.")
+
+
+class GrafanaServer(Model):
+    """A Grafana server run by the operator."""
+
+
+class Grafana(Model):
+    """Dashboards generated from the resource."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(("has(self.server)", "grafana: exactly one of server must be set"))
+    )
+    server: GrafanaServer | None = Field(None, description="A server managed by the operator.")
+
+
+class Gateway(Model):
+    """The HTTP interface: queries and the live stream."""
+
+    replicas: int = Field(1, description="Number of gateway pods.", ge=1, le=10)
+    authentication: GatewayAuthentication = Field(
+        GatewayAuthentication.TOKEN, description="Token: requests need the bearer token. None: open."
+    )
+    service: Service = Field(Service(), description="How clients reach the gateway.")
+
+
+class Uniform(Model):
+    """Values drawn evenly from a range."""
+
+    minimum: DecimalString = Field(description="Smallest value.")
+    maximum: DecimalString = Field(description="Largest value.")
+
+
+class Counter(Model):
+    """A meter reading that only grows."""
+
+    start: DecimalString = Field("0", description="First value.")
+    mean_increment: DecimalString = Field(description="Mean growth per period.")
+    jitter: DecimalString = Field("0", description="The growth varies evenly by up to this, up or down.")
+
+
+class Event(Model):
+    """Something that happens at random moments."""
+
+    probability: DecimalString = Field(description="Probability of one event per period, 0 to 1.")
+    value: DecimalString = Field("1", description="Value that is sent.")
+
+
+class Replay(Model):
+    """Recorded data from a CSV file with a header line, with its own timestamps."""
+
+    config_map_name: ObjectName = Field(description="ConfigMap that holds the file.")
+    key: SecretKey = Field("data.csv", description="Key within the ConfigMap.")
+    time_column: str = Field("time", description="Column with RFC 3339 times (UTC if no zone is given).", max_length=64)
+    value_column: str = Field("value", description="Column with the values.", max_length=64)
+
+
+class LateReadings(Model):
+    """Extra readings that a device sends with an old time."""
+
+    every_seconds: int = Field(description="One such reading per this much simulated time.", ge=1, le=31622400)
+    by_seconds: int = Field(description="How old its time is.", ge=1, le=31622400)
+
+
+class SimulatedDevice(Model):
+    """A device that exists only in the simulation."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "[has(self.uniform), has(self.counter), has(self.event), has(self.replay)].filter(x, x).size() == 1",
+                "simulated device: exactly one of uniform, counter, event and replay must be set",
+            ),
+        ),
+    )
+    name: DeviceName = Field(description="Name of the device.")
+    fleet: LabelName = Field(description="Fleet that the device belongs to.")
+    metric: Identifier | None = Field(None, description="Metric that it reports; by default the fleet's first.")
+    period_seconds: int = Field(
+        900, description="Simulated time between two readings; a replay has its own.", ge=1, le=31622400
+    )
+    uniform: Uniform | None = Field(None, description="Values drawn evenly from a range.")
+    counter: Counter | None = Field(None, description="A meter reading that only grows.")
+    event: Event | None = Field(None, description="Something that happens at random moments.")
+    replay: Replay | None = Field(None, description="Recorded data.")
+    late: list[LateReadings] = Field(
+        [], description="Extra readings with an old time.", max_length=8, json_schema_extra=list_map("everySeconds")
+    )
+
+
+class Simulation(Model):
+    """Simulated devices for trying a pipeline out."""
+
+    start_time: datetime = Field(
+        datetime.fromisoformat("2020-01-01T00:00:00+00:00"), description="Simulated time of the first readings."
+    )
+    acceleration_factor: int = Field(1, description="Simulated seconds per second.", ge=1, le=1000000)
+    duration_seconds: int = Field(
+        0, description="Simulated time after which the devices stop; 0: never.", ge=0, le=3155760000
+    )
+    devices: list[SimulatedDevice] = Field(
+        description="The devices.", min_length=1, max_length=200, json_schema_extra=list_map("name")
+    )
+
+
+class SensorPipelineSpec(Model):
+    """A complete telemetry pipeline."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "!has(self.simulation) || self.simulation.devices.all(d, self.fleets.exists(f, f.name == d.fleet))",
+                "simulation.devices[].fleet must name one of the fleets",
+            ),
+        ),
+    )
+    reconcile_policy: ReconcilePolicy = Field(
+        ReconcilePolicy.ACTIVE, description="Active: keep the pipeline as described. Paused: leave it alone."
+    )
+    deletion_policy: DeletionPolicy = Field(
+        DeletionPolicy.RETAIN, description="Whether data volumes outlive the resource."
+    )
+    mqtt: Mqtt = Field(Mqtt(mosquitto=Mosquitto()), description="Where devices publish.")
+    kafka: Kafka = Field(Kafka(cluster=KafkaCluster()), description="The buffer.")
+    store: Store = Field(Store(mongodb=MongoDB()), description="The database.")
+    fleets: list[Fleet] = Field(
+        description="Groups of devices.", min_length=1, max_length=32, json_schema_extra=list_map("name")
+    )
+    derived_metrics: list[DerivedMetric] = Field(
+        [], description="Values across fleets.", max_length=64, json_schema_extra=list_map("name")
+    )
+    alerting: Alerting | None = Field(None, description="Delivery of alerts; left out: none.")
+    monitoring: Monitoring = Field(Monitoring(prometheus=Prometheus()), description="Metrics and rules.")
+    grafana: Grafana | None = Field(None, description="Dashboards; left out: none.")
+    gateway: Gateway = Field(Gateway(), description="The HTTP interface.")
+    simulation: Simulation | None = Field(None, description="Simulated devices; left out: none.")

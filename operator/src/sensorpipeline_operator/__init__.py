@@ -1,0 +1,1 @@
+"""The operator: turns a SensorPipeline resource into a running telemetry pipeline."""

@@ -1,0 +1,29 @@
+"""The command line: runs the operator."""
+
+import logging
+
+import kopf
+from kopf._core.engines.peering import Identity
+
+from sensorpipeline_operator.handlers import register
+from sensorpipeline_operator.settings import Settings
+
+
+def main() -> None:
+    """Runs until SIGTERM."""
+    settings = Settings.load()
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    registry = kopf.get_default_registry()
+    register(registry, settings)
+    kopf.run(
+        registry=registry,
+        standalone=True,
+        identity=Identity(settings.pod_name),
+        clusterwide=not settings.watch_namespaces,
+        namespaces=settings.watch_namespaces,
+    )
+
+
+if __name__ == "__main__":
+    main()

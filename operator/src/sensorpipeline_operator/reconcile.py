@@ -1,0 +1,305 @@
+"""One visit to a pipeline: observe, build, apply, prune, topics, status.
+
+Level-triggered: a visit looks at what is, not at what happened, and may be broken off after any write; the next one
+ends in the same state.
+"""
+
+import base64
+import logging
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from pydantic import ValidationError
+from sensorpipeline_api.configuration import DerivedPlan
+from sensorpipeline_api.spec import ReconcilePolicy, SensorPipelineSpec
+from sensorpipeline_api.status import ConditionType
+
+from sensorpipeline_operator import metrics, status
+from sensorpipeline_operator.components.context import Context, Images, Manifest
+from sensorpipeline_operator.components.objects import hash_of
+from sensorpipeline_operator.components.registry import build_all
+from sensorpipeline_operator.errors import InvalidSpecError, NotReadyError
+from sensorpipeline_operator.kafka_topics import Topic, compute_topics
+from sensorpipeline_operator.naming import Names, owned_selector
+from sensorpipeline_operator.status import Verdict
+from sensorpipeline_operator.validation import validate
+
+log = logging.getLogger(__name__)
+
+GROUP_VERSION = "sensorpipeline.io/v1alpha1"
+KIND = "SensorPipeline"
+HURRY_SECONDS = 3.0
+
+
+class ClusterPort(Protocol):
+    """What a visit needs of the API server; see cluster.py."""
+
+    async def get_pipeline(self, namespace: str, name: str) -> Manifest | None: ...
+    async def list_children(self, namespace: str, selector: str) -> list[Manifest]: ...
+    async def list_pods(self, namespace: str, selector: str) -> list[Manifest]: ...
+    async def read_secrets(self, namespace: str, names: set[str], selector: str) -> dict[str, dict[str, str]]: ...
+    async def apply(self, manifest: Manifest) -> Manifest: ...
+    async def delete(self, item: Manifest) -> None: ...
+    async def write_status(self, pipeline: Manifest, status: Manifest) -> None: ...
+
+
+class TopicsPort(Protocol):
+    """What a visit needs of Kafka; see kafka_topics.py."""
+
+    async def keep(self, names: Names, topics: list[Topic], *, password: str, incarnation: str) -> int: ...
+
+
+@dataclass
+class Applied:
+    """What this process has applied of one object: the hash of what was wanted and the version that came of it."""
+
+    wanted: str
+    version: str
+
+
+@dataclass
+class Notice:
+    """Something that people should see as an Event."""
+
+    kind: str
+    reason: str
+    message: str
+
+
+@dataclass
+class Outcome:
+    """What a visit leads to: when to come again (s; None: at the usual interval), and what to tell."""
+
+    again: float | None = None
+    notices: list[Notice] = field(default_factory=list)
+
+
+@dataclass
+class Reconciler:
+    """Visits pipelines. `applied` saves needless writes and is only that: without it every object is applied anew."""
+
+    cluster: ClusterPort
+    topics: TopicsPort
+    images: Images
+    entropy: Callable[[], str] = lambda: secrets.token_hex(20)
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    applied: dict[tuple[str, str, str], Applied] = field(default_factory=dict)
+
+    async def reconcile(self, namespace: str, name: str) -> Outcome:
+        """Visits one pipeline. Raises ApiError when the API server refuses or does not answer."""
+        pipeline = await self.cluster.get_pipeline(namespace, name)
+        if pipeline is None or pipeline["metadata"].get("deletionTimestamp"):
+            self._forget(namespace, name)
+            return Outcome()
+        outcome = Outcome()
+        try:
+            spec, derived = parse(pipeline)
+            if spec.reconcile_policy is ReconcilePolicy.PAUSED:
+                verdicts = await self._paused(pipeline)
+            else:
+                verdicts = await self._bring_about(pipeline, spec, derived, outcome)
+        except InvalidSpecError as error:
+            spec = None
+            verdicts = await self._refused(pipeline, error, outcome)
+        await self._write_status(pipeline, spec, verdicts, outcome)
+        if verdicts[ConditionType.READY].status != "True" and outcome.again is None:
+            outcome.again = HURRY_SECONDS
+        return outcome
+
+    async def _bring_about(
+        self, pipeline: Manifest, spec: SensorPipelineSpec, derived: tuple[DerivedPlan, ...], outcome: Outcome
+    ) -> dict[ConditionType, Verdict]:
+        meta = pipeline["metadata"]
+        namespace, name = meta["namespace"], meta["name"]
+        selector = owned_selector(name)
+        existing = await self.cluster.list_children(namespace, selector)
+        known = await self.cluster.read_secrets(namespace, referenced_secrets(spec), selector)
+        context = Context(
+            name=name, namespace=namespace, uid=meta["uid"], spec=spec, derived=derived, images=self.images,
+            secrets=known, entropy=self.entropy,
+        )  # fmt: skip
+        desired = [own(manifest, pipeline) for manifest in build_all(context)]
+        current = await self._apply(desired, existing, outcome)
+        await self._prune(desired, existing, meta["uid"], outcome)
+        pods = await self.cluster.list_pods(namespace, selector)
+        verdicts = {kind: status.judge(kind, current, pods) for kind in status.COMPONENTS}
+        passwords = _admin_password(desired)
+        await self._keep_topics(Names(namespace=namespace, pipeline=name), spec, passwords, current, verdicts, outcome)
+        verdicts[ConditionType.ACCEPTED] = Verdict("True", "Accepted", "The spec is accepted.")
+        message = f"{len(desired)} objects are as the spec describes them."
+        verdicts[ConditionType.RECONCILED] = Verdict("True", "Reconciled", message)
+        verdicts[ConditionType.READY] = status.overall({kind: verdicts[kind] for kind in status.COMPONENTS})
+        return verdicts
+
+    async def _apply(self, desired: list[Manifest], existing: list[Manifest], outcome: Outcome) -> list[Manifest]:
+        """Applies what is not known to be as desired; returns the objects as they are now."""
+        found = {_key(item): item for item in existing}
+        current: list[Manifest] = []
+        created: list[str] = []
+        for manifest in desired:
+            key = _key(manifest)
+            before = found.get(key)
+            wanted = hash_of(manifest)
+            done = self.applied.get(key)
+            if before is not None and done == Applied(wanted, before["metadata"]["resourceVersion"]):
+                current.append(before)
+                continue
+            after = await self.cluster.apply(manifest)
+            after |= {"apiVersion": manifest["apiVersion"], "kind": manifest["kind"]}
+            self.applied[key] = Applied(wanted, after["metadata"]["resourceVersion"])
+            current.append(after)
+            if before is None:
+                created.append(f"{manifest['kind']} {manifest['metadata']['name']}")
+                metrics.APPLIED.labels(manifest["kind"], "created").inc()
+            elif before["metadata"]["resourceVersion"] != after["metadata"]["resourceVersion"]:
+                metrics.APPLIED.labels(manifest["kind"], "changed").inc()
+                text = f"{manifest['kind']} {manifest['metadata']['name']} was brought to the described state."
+                outcome.notices.append(Notice("Normal", "Changed", text))
+        if created:
+            text = f"Created {len(created)} objects: {', '.join(created)}"
+            outcome.notices.append(Notice("Normal", "Created", text[:1000]))
+        return current
+
+    async def _prune(self, desired: list[Manifest], existing: list[Manifest], uid: str, outcome: Outcome) -> None:
+        """Deletes our objects that are no longer desired."""
+        wanted = {_key(manifest) for manifest in desired}
+        for item in existing:
+            owners = {owner["uid"] for owner in item["metadata"].get("ownerReferences", [])}
+            if _key(item) in wanted or uid not in owners or item["metadata"].get("deletionTimestamp"):
+                continue
+            await self.cluster.delete(item)
+            self.applied.pop(_key(item), None)
+            metrics.APPLIED.labels(item["kind"], "pruned").inc()
+            text = f"{item['kind']} {item['metadata']['name']} is no longer part of the pipeline."
+            outcome.notices.append(Notice("Normal", "Pruned", text))
+
+    async def _keep_topics(
+        self, names: Names, spec: SensorPipelineSpec, password: str | None, current: list[Manifest],
+        verdicts: dict[ConditionType, Verdict], outcome: Outcome,
+    ) -> None:  # fmt: skip
+        """Creates the topics once Kafka is up; until they are there, Kafka is not ready."""
+        wanted = compute_topics(names, spec)
+        if not wanted or password is None or verdicts[ConditionType.KAFKA_READY].status != "True":
+            return
+        kafka = next(i for i in current if i["kind"] == "StatefulSet" and status.component_of(i) == "kafka")
+        try:
+            created = await self.topics.keep(names, wanted, password=password, incarnation=kafka["metadata"]["uid"])
+        except NotReadyError as error:
+            verdicts[ConditionType.KAFKA_READY] = Verdict("False", "TopicsMissing", str(error))
+            return
+        if created:
+            outcome.notices.append(Notice("Normal", "TopicsCreated", f"Created {created} Kafka topics."))
+
+    async def _paused(self, pipeline: Manifest) -> dict[ConditionType, Verdict]:
+        verdicts = await self._observe(pipeline)
+        verdicts[ConditionType.ACCEPTED] = Verdict("True", "Accepted", "The spec is accepted.")
+        verdicts[ConditionType.RECONCILED] = Verdict("False", "Paused", "spec.reconcilePolicy is Paused.")
+        return verdicts
+
+    async def _refused(
+        self, pipeline: Manifest, error: InvalidSpecError, outcome: Outcome
+    ) -> dict[ConditionType, Verdict]:
+        """The running pipeline goes on as it was."""
+        verdicts = await self._observe(pipeline)
+        verdicts[ConditionType.ACCEPTED] = Verdict("False", error.reason, str(error))
+        message = "The spec is not accepted; the pipeline stays as it was."
+        verdicts[ConditionType.RECONCILED] = Verdict("False", "NotAccepted", message)
+        ready = Verdict("False", "NotAccepted", str(error))
+        verdicts[ConditionType.READY] = ready
+        if _condition(pipeline, "Accepted").get("message") != str(error):
+            outcome.notices.append(Notice("Warning", error.reason, str(error)))
+        outcome.again = HURRY_SECONDS * 10
+        return verdicts
+
+    async def _observe(self, pipeline: Manifest) -> dict[ConditionType, Verdict]:
+        meta = pipeline["metadata"]
+        selector = owned_selector(meta["name"])
+        children = await self.cluster.list_children(meta["namespace"], selector)
+        pods = await self.cluster.list_pods(meta["namespace"], selector)
+        verdicts = {kind: status.judge(kind, children, pods) for kind in status.COMPONENTS}
+        verdicts[ConditionType.READY] = status.overall({kind: verdicts[kind] for kind in status.COMPONENTS})
+        return verdicts
+
+    async def _write_status(
+        self, pipeline: Manifest, spec: SensorPipelineSpec | None, verdicts: dict[ConditionType, Verdict],
+        outcome: Outcome,
+    ) -> None:  # fmt: skip
+        """Writes the status if it has changed."""
+        meta, before = pipeline["metadata"], pipeline.get("status", {})
+        names = Names(meta["name"], meta["namespace"])
+        now = self.now().strftime("%Y-%m-%dT%H:%M:%SZ")
+        new: dict[str, Any] = {
+            "observedGeneration": meta["generation"],
+            "conditions": status.conditions(
+                verdicts, previous=before.get("conditions", []), generation=meta["generation"], now=now
+            ),
+            "fleets": before.get("fleets", []),
+            "endpoints": before.get("endpoints", []),
+            "fleetNames": before.get("fleetNames", ""),
+            "workers": before.get("workers", ""),
+        }
+        if spec is not None:
+            children = await self.cluster.list_children(meta["namespace"], owned_selector(meta["name"]))
+            found = status.fleets(spec, names, children)
+            new |= {"fleets": found, "endpoints": status.endpoints(spec, names)} | status.summary(found)
+        if new == before:
+            return
+        await self.cluster.write_status(pipeline, new)
+        was, ready = _condition(pipeline, "Ready").get("status"), verdicts[ConditionType.READY]
+        if was != ready.status and was is not None:
+            kind = "Normal" if ready.status == "True" else "Warning"
+            outcome.notices.append(Notice(kind, ready.reason, ready.message))
+
+    def _forget(self, namespace: str, name: str) -> None:
+        self.applied = {key: done for key, done in self.applied.items() if key[0] != namespace or name not in key[2]}
+
+
+def parse(pipeline: Manifest) -> tuple[SensorPipelineSpec, tuple[DerivedPlan, ...]]:
+    """Returns the spec and its derived metrics. Raises InvalidSpecError."""
+    try:
+        spec = SensorPipelineSpec.model_validate(pipeline["spec"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = "spec." + ".".join(str(part) for part in first["loc"])
+        raise InvalidSpecError("InvalidField", path, first["msg"]) from error
+    return spec, validate(spec)
+
+
+def own(manifest: Manifest, pipeline: Manifest) -> Manifest:
+    """Returns a child that belongs to its pipeline, so that it goes with it."""
+    meta = pipeline["metadata"]
+    reference = {
+        "apiVersion": GROUP_VERSION,
+        "kind": KIND,
+        "name": meta["name"],
+        "uid": meta["uid"],
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    return manifest | {"metadata": manifest["metadata"] | {"ownerReferences": [reference]}}
+
+
+def referenced_secrets(spec: SensorPipelineSpec) -> set[str]:
+    """Returns the names of the Secrets that the spec refers to."""
+    receivers = spec.alerting.receivers if spec.alerting is not None else []
+    members = [member for r in receivers for member in (r.webhook, r.discord, r.slack) if member is not None]
+    return {member.url_secret_ref.name for member in members}
+
+
+def _admin_password(desired: list[Manifest]) -> str | None:
+    for manifest in desired:
+        if manifest["kind"] == "Secret" and status.component_of(manifest) == "kafka-users":
+            return base64.b64decode(manifest["data"]["admin"]).decode()
+    return None
+
+
+def _key(item: Manifest) -> tuple[str, str, str]:
+    return item["metadata"]["namespace"], item["kind"], item["metadata"]["name"]
+
+
+def _condition(pipeline: Manifest, kind: str) -> Manifest:
+    found = pipeline.get("status", {}).get("conditions", [])
+    return next((condition for condition in found if condition["type"] == kind), {})

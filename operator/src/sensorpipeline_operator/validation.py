@@ -1,0 +1,135 @@
+"""What the schema cannot see. Each check names the field and says what must be."""
+
+import itertools
+from collections import Counter
+
+from sensorpipeline_api.configuration import DerivedPlan
+from sensorpipeline_api.expressions import ExpressionError, parse_expression
+from sensorpipeline_api.model import as_float
+from sensorpipeline_api.spec import Fleet, SensorPipelineSpec, Threshold, Window
+
+from sensorpipeline_operator.errors import InvalidSpecError
+
+MQTT_RESERVED = {"bridge"}
+
+
+def validate(spec: SensorPipelineSpec) -> tuple[DerivedPlan, ...]:
+    """Returns the derived metrics with their inputs. Raises InvalidSpecError for the first thing that cannot work."""
+    for number, fleet in enumerate(spec.fleets):
+        _check_fleet(fleet, f"spec.fleets[{number}]")
+    _check_users(spec)
+    _check_topics(spec)
+    _check_series(spec)
+    _check_simulation(spec)
+    return tuple(_derived(spec, number) for number in range(len(spec.derived_metrics)))
+
+
+def _check_fleet(fleet: Fleet, path: str) -> None:
+    for number, metric in enumerate(fleet.metrics):
+        low, high = metric.minimum, metric.maximum
+        if low is not None and high is not None and as_float(low) > as_float(high):
+            message = f"must be less than or equal to maximum ({high}), got {low}"
+            raise InvalidSpecError("InvalidRange", f"{path}.metrics[{number}].minimum", message)
+    for number, threshold in enumerate(fleet.thresholds):
+        _check_threshold(threshold, f"{path}.thresholds[{number}]")
+
+
+def _check_threshold(threshold: Threshold, path: str) -> None:
+    if threshold.clear is None:
+        return
+    if threshold.above is not None and as_float(threshold.clear) > as_float(threshold.above):
+        message = f"must be less than or equal to above ({threshold.above}), got {threshold.clear}"
+        raise InvalidSpecError("InvalidThreshold", f"{path}.clear", message)
+    if threshold.below is not None and as_float(threshold.clear) < as_float(threshold.below):
+        message = f"must be greater than or equal to below ({threshold.below}), got {threshold.clear}"
+        raise InvalidSpecError("InvalidThreshold", f"{path}.clear", message)
+
+
+def _check_users(spec: SensorPipelineSpec) -> None:
+    """A device's or a fleet's name is an MQTT user; each user has one password."""
+    seen: dict[str, str] = dict.fromkeys(MQTT_RESERVED, "the bridge")
+    for number, fleet in enumerate(spec.fleets):
+        for user in fleet.devices or [fleet.name]:
+            path = f"spec.fleets[{number}].devices" if fleet.devices else f"spec.fleets[{number}].name"
+            if user in seen:
+                message = f"{user} must be unique among the pipeline's MQTT users, it is also {seen[user]}"
+                raise InvalidSpecError("DuplicateUser", path, message)
+            seen[user] = f"of fleet {fleet.name}"
+
+
+def _overlap(first: str, second: str) -> bool:
+    """Whether a topic exists that fits both templates."""
+    one, two = first.split("/"), second.split("/")
+    return len(one) == len(two) and all(
+        a == b or a.startswith("{") or b.startswith("{") for a, b in zip(one, two, strict=True)
+    )
+
+
+def _check_topics(spec: SensorPipelineSpec) -> None:
+    for (_, first), (number, second) in itertools.combinations(enumerate(spec.fleets), 2):
+        if _overlap(first.topic, second.topic):
+            message = f"must not match the same topics as fleet {first.name} ({first.topic})"
+            raise InvalidSpecError("OverlappingTopics", f"spec.fleets[{number}].topic", message)
+
+
+def _check_series(spec: SensorPipelineSpec) -> None:
+    """Aggregates are identified by window, device and metric, whatever the fleet."""
+    derived = Counter(metric.name for metric in spec.derived_metrics)
+    seen: dict[tuple[str, str, str], str] = {}
+    for number, fleet in enumerate(spec.fleets):
+        for place, window in enumerate(fleet.windows):
+            path = f"spec.fleets[{number}].windows[{place}].name"
+            if window.name in derived:
+                raise InvalidSpecError("DuplicateName", path, f"{window.name} must not be a derived metric's name, too")
+            for device in fleet.devices:
+                key = window.name, device, window.metric
+                if key in seen:
+                    message = f"{window.name} of device {device}, metric {window.metric}, is in fleet {seen[key]}, too"
+                    raise InvalidSpecError("DuplicateSeries", path, message)
+                seen[key] = fleet.name
+
+
+def _check_simulation(spec: SensorPipelineSpec) -> None:
+    if spec.simulation is None:
+        return
+    fleets = {fleet.name: fleet for fleet in spec.fleets}
+    for number, device in enumerate(spec.simulation.devices):
+        path, fleet = f"spec.simulation.devices[{number}]", fleets[device.fleet]
+        if fleet.devices and device.name not in fleet.devices:
+            raise InvalidSpecError("UnknownDevice", f"{path}.name", f"must be one of the devices of {fleet.name}")
+        if device.metric is not None and device.metric not in {metric.name for metric in fleet.metrics}:
+            raise InvalidSpecError("UnknownMetric", f"{path}.metric", f"must be one of the metrics of {fleet.name}")
+        if device.event is not None and not 0 <= as_float(device.event.probability) <= 1:
+            message = f"must be between 0 and 1, got {device.event.probability}"
+            raise InvalidSpecError("InvalidRange", f"{path}.event.probability", message)
+        if device.uniform is not None and as_float(device.uniform.minimum) > as_float(device.uniform.maximum):
+            message = f"must be less than or equal to maximum ({device.uniform.maximum})"
+            raise InvalidSpecError("InvalidRange", f"{path}.uniform.minimum", message)
+
+
+def _derived(spec: SensorPipelineSpec, number: int) -> DerivedPlan:
+    metric = spec.derived_metrics[number]
+    path = f"spec.derivedMetrics[{number}].expression"
+    try:
+        inputs = parse_expression(metric.expression)
+    except ExpressionError as error:
+        raise InvalidSpecError("InvalidExpression", path, str(error)) from error
+    known: dict[str, list[tuple[Fleet, Window]]] = {}
+    for fleet in spec.fleets:
+        for window in fleet.windows:
+            known.setdefault(window.name, []).append((fleet, window))
+    periods: dict[int, str] = {}
+    for item in inputs:
+        if item.window not in known:
+            message = f"names the window {item.window}, must be one of {', '.join(sorted(known)) or 'none'}"
+            raise InvalidSpecError("UnknownWindow", path, message)
+        fitting = [w for f, w in known[item.window] if not f.devices or item.device in f.devices]
+        if not fitting:
+            message = f"names the device {item.device} of window {item.window}, which no fleet with that window lists"
+            raise InvalidSpecError("UnknownDevice", path, message)
+        for window in fitting:
+            periods[window.period_seconds] = item.window
+    if len(periods) > 1:
+        message = f"joins windows of different length, must be one: {sorted(periods)} s"
+        raise InvalidSpecError("DifferentPeriods", path, message)
+    return DerivedPlan(metric=metric, inputs=inputs)

@@ -1,0 +1,93 @@
+"""What `kubectl apply` refuses, and what ends in Accepted=False, each naming the field."""
+
+import copy
+from typing import Any
+
+import pytest
+from e2e import kube
+from e2e.conftest import example, recreate_namespace
+
+NAMESPACE = "e2e-refusals"
+
+
+@pytest.fixture(scope="module")
+def namespace() -> str:
+    """An empty namespace."""
+    recreate_namespace(NAMESPACE)
+    return NAMESPACE
+
+
+def minimal() -> dict[str, Any]:
+    """The minimal example."""
+    return example("minimal.yaml")
+
+
+def set_path(document: dict[str, Any], path: str, value: Any) -> None:
+    """Sets a field by a dotted path; numbers are list positions."""
+    node: Any = document
+    *parents, last = path.split(".")
+    for part in parents:
+        node = node[int(part)] if part.isdigit() else node[part]
+    node[int(last) if last.isdigit() else last] = value
+
+
+WINDOW = {"name": "Hourly", "metric": "temperature", "function": "Mean", "periodSeconds": 3600}
+
+REFUSED = [
+    ("duplicate window names", "spec.fleets.0.windows", [WINDOW, WINDOW], "Duplicate value"),
+    ("a window whose period is not positive", "spec.fleets.0.windows.0.periodSeconds", 0,
+     "periodSeconds in body should be greater than or equal to 1"),
+    ("a topic without {device}", "spec.fleets.0.topic", "rooms/temperature",
+     "topic must contain the placeholder {device}"),
+    ("neither member of a union", "spec.mqtt", {}, "exactly one of mosquitto must be set"),
+    ("both members of a union", "spec.alerting", {"receivers": [{"name": "both",
+     "webhook": {"urlSecretRef": {"name": "a", "key": "b"}}, "slack": {"urlSecretRef": {"name": "a", "key": "b"}}}]},
+     "exactly one of discord, slack and webhook must be set"),
+    ("a window over an unknown metric", "spec.fleets.0.windows.0.metric", "pressure",
+     "windows[].metric must name one of the fleet's metrics"),
+    ("a threshold with two bounds", "spec.fleets.0.thresholds",
+     [{"name": "T", "metric": "temperature", "above": "1", "below": "0"}],
+     "exactly one of above and below must be set"),
+    ("two brokers", "spec.kafka", {"cluster": {"replicas": 2}}, "spec.kafka.cluster.replicas"),
+    ("an unknown field", "spec.colour", "blue", 'unknown field "spec.colour"'),
+    ("a name that is too long", "metadata.name", "a" * 31, "no longer than 30 characters"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "value", "message"), [pytest.param(*row[1:], id=row[0]) for row in REFUSED])
+def test_apply_refuses(namespace: str, path: str, value: Any, message: str) -> None:
+    document = minimal()
+    set_path(document, path, value)
+    with pytest.raises(kube.KubectlError) as error:
+        kube.apply(document, namespace=namespace, dry_run=True)
+    assert message in str(error.value)
+
+
+def test_apply_accepts_the_minimal_example_unchanged(namespace: str) -> None:
+    assert "created" in kube.apply(minimal(), namespace=namespace, dry_run=True)
+
+
+@pytest.mark.parametrize(
+    ("expression", "part"),
+    [
+        pytest.param('Hourly["a"] +', "expression", id="an expression that does not parse"),
+        pytest.param('Daily["a"] + Hourly["b"]', "Daily", id="an expression that names an unknown window"),
+    ],
+)
+def test_a_derived_metric_that_cannot_work_ends_in_accepted_false(namespace: str, expression: str, part: str) -> None:
+    document = minimal()
+    document["metadata"]["name"] = "derived"
+    document["spec"]["derivedMetrics"] = [{"name": "Broken", "expression": expression}]
+    kube.apply(document, namespace=namespace)
+
+    def refused() -> dict[str, Any] | None:
+        pipeline = kube.get("sensorpipeline", "derived", namespace=namespace)
+        state = kube.condition(pipeline, "Accepted")
+        current = state.get("observedGeneration") == pipeline["metadata"]["generation"]
+        return copy.deepcopy(state) if current and state["status"] == "False" else None
+
+    state = kube.until(refused, what="Accepted=False", seconds=30)
+    assert "spec.derivedMetrics[0].expression" in state["message"]
+    assert part in state["message"]
+    children = kube.get_list("statefulsets,deployments,services", namespace=namespace)
+    assert children == []

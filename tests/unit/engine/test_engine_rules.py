@@ -1,0 +1,180 @@
+"""Each rule of the event-time engine, one example at a time. Times are in seconds here, the engine's are in ms."""
+
+from typing import Any
+
+import pytest
+from sensorpipeline_api.records import Aggregate, Alert, Late
+from sensorpipeline_api.spec import Fleet
+from sensorpipeline_workers.engine.plan import compile_metric
+from sensorpipeline_workers.engine.series import close_idle, process
+from sensorpipeline_workers.engine.state import SeriesState, StateVersionError, decode, encode
+
+NOW = 1_700_000_000_000
+
+
+def fleet(*, function: str = "Sum", period: int = 100, lateness: int = 0, **extra: Any) -> Fleet:
+    window = {
+        "name": "W", "metric": "m", "function": function, "periodSeconds": period, "allowedLatenessSeconds": lateness,
+    }  # fmt: skip
+    base = {"name": "f", "topic": "f/{device}/m", "metrics": [{"name": "m"}], "windows": [window]}
+    return Fleet.model_validate(base | extra)
+
+
+class Series:
+    """A series that is fed one reading at a time."""
+
+    def __init__(self, spec: Fleet) -> None:
+        self.plan = compile_metric(spec, "m")
+        self.state = SeriesState()
+
+    def send(self, *readings: tuple[float, float]) -> list[Any]:
+        pairs = [(round(time * 1000), value) for time, value in readings]
+        return process(self.plan, self.state, device="d", readings=pairs, now=NOW)
+
+
+def values(emissions: list[Any]) -> list[tuple[int, float, int]]:
+    """Returns (start in s, value, revision) of each aggregate."""
+    return [(e.start // 1000, e.value, e.revision) for e in emissions if isinstance(e, Aggregate)]
+
+
+def test_a_window_is_emitted_when_the_watermark_reaches_its_end_and_not_before() -> None:
+    series = Series(fleet())
+    assert series.send((10, 1), (99.999, 2)) == []
+    (aggregate,) = series.send((100, 5))
+    assert aggregate == Aggregate("W", "f", "d", "m", 0, 100_000, 3.0, 2, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [("Sum", 12), ("Mean", 4), ("Minimum", 1), ("Maximum", 8), ("Count", 3), ("First", 3), ("Last", 8)],
+)
+def test_functions_go_by_event_time_not_by_arrival(function: str, expected: float) -> None:
+    series = Series(fleet(function=function, outOfOrdernessSeconds=50))
+    assert values(series.send((20, 1), (10, 3), (90, 8), (150, 0))) == [(0, expected, 0)]
+
+
+def test_the_sum_is_compensated() -> None:
+    series = Series(fleet())
+    readings = [(float(n) / 100, 0.1) for n in range(1000)] + [(50.0, 1e16), (51.0, -1e16)]
+    assert values(series.send(*readings, (100, 0))) == [(0, pytest.approx(100.0, abs=1e-9), 0)]
+
+
+def test_a_late_reading_within_the_allowed_lateness_revises_its_window() -> None:
+    series = Series(fleet(lateness=50))
+    assert values(series.send((10, 1), (100, 0))) == [(0, 1, 0)]
+    assert values(series.send((20, 2))) == [(0, 3, 1)]
+    assert values(series.send((149.999, 0))) == []
+    assert values(series.send((30, 4))) == [(0, 7, 2)]
+
+
+def test_a_reading_beyond_the_allowed_lateness_is_listed_with_how_late_it_was() -> None:
+    series = Series(fleet(lateness=50))
+    series.send((10, 1), (150, 0))
+    assert series.send((20, 2)) == [Late("f", "d", "m", 20_000, 2.0, "W", 50.0, "LatenessExceeded")]
+
+
+def test_a_late_reading_opens_a_window_that_was_empty() -> None:
+    series = Series(fleet(lateness=1000))
+    series.send((550, 1))
+    assert values(series.send((20, 2))) == [(0, 2, 0)]
+
+
+def test_a_backlog_sent_in_order_after_days_is_not_late() -> None:
+    series = Series(fleet())
+    emitted = values(series.send((10, 1), *[(1000.0 + n * 100, 1.0) for n in range(5)]))
+    assert [start for start, _, _ in emitted] == [0, 1000, 1100, 1200, 1300]
+
+
+def test_out_of_orderness_holds_the_watermark_back() -> None:
+    series = Series(fleet(outOfOrdernessSeconds=20))
+    assert values(series.send((10, 1), (119, 0))) == []
+    assert values(series.send((50, 1), (120, 0))) == [(0, 2, 0)]
+
+
+def test_a_duplicate_counts_once_whether_in_time_or_late() -> None:
+    series = Series(fleet(lateness=500))
+    assert values(series.send((10, 1), (10, 1), (20, 1), (10, 1), (100, 0))) == [(0, 2, 0)]
+    assert series.send((20, 1)) == []
+
+
+def test_difference_is_against_the_previous_window_that_has_readings() -> None:
+    series = Series(fleet(function="Difference"))
+    assert values(series.send((0, 10), (100, 15))) == []
+    assert values(series.send((400, 40))) == [(100, 5, 0)]
+    assert values(series.send((500, 41))) == [(400, 25, 0)]
+
+
+def test_a_revision_of_one_window_revises_the_next_difference() -> None:
+    series = Series(fleet(function="Difference", lateness=1000))
+    series.send((0, 10), (100, 15), (200, 30))
+    assert values(series.send((300, 31))) == [(200, 15, 0)]
+    assert values(series.send((150, 20))) == [(100, 10, 1), (200, 10, 1)]
+    assert values(series.send((110, 16))) == [(100, 10, 2)], "the last value of the window stays, so does the next"
+
+
+def test_a_silent_series_is_closed_and_goes_on_as_a_revision() -> None:
+    series = Series(fleet(idleSeconds=60))
+    series.send((10, 1))
+    assert close_idle(series.plan, series.state, device="d", now=NOW + 59_999) == []
+    closed = close_idle(series.plan, series.state, device="d", now=NOW + 60_000)
+    assert values(closed) == [(0, 1, 0)]
+    assert closed[0].final
+    assert close_idle(series.plan, series.state, device="d", now=NOW + 120_000) == []
+    assert values(series.send((20, 2), (100, 0))) == [(0, 3, 1)]
+
+
+def threshold(**extra: Any) -> Fleet:
+    return fleet(windows=[], thresholds=[{"name": "T", "metric": "m", "severity": "Critical"} | extra])
+
+
+def states(emissions: list[Any]) -> list[tuple[str, int]]:
+    return [(e.state, e.time // 1000) for e in emissions if isinstance(e, Alert)]
+
+
+def test_a_threshold_fires_after_its_holding_time_and_clears_with_hysteresis() -> None:
+    series = Series(threshold(above="80", clear="60", forSeconds=30))
+    assert states(series.send((0, 90), (29, 90))) == []
+    assert states(series.send((30, 81))) == [("Firing", 30)]
+    assert states(series.send((40, 70), (50, 95), (60, 60))) == [("Resolved", 60)]
+
+
+def test_a_threshold_starts_anew_when_the_condition_breaks_off() -> None:
+    series = Series(threshold(above="80", forSeconds=30))
+    assert states(series.send((0, 90), (20, 80), (25, 90), (54, 90))) == []
+    assert states(series.send((55, 90))) == [("Firing", 55)]
+
+
+def test_a_threshold_below_is_the_mirror_image() -> None:
+    series = Series(threshold(below="5", clear="7"))
+    assert states(series.send((0, 5), (1, 4.9), (2, 6.9), (3, 7))) == [("Firing", 1), ("Resolved", 3)]
+
+
+def test_an_old_reading_does_not_change_an_alert() -> None:
+    series = Series(threshold(above="80"))
+    assert states(series.send((10, 90), (5, 0))) == [("Firing", 10)]
+
+
+def test_state_survives_its_binary_form() -> None:
+    series = Series(fleet(function="Difference", lateness=300, thresholds=[
+        {"name": "T", "metric": "m", "above": "5"}]))  # fmt: skip
+    series.send((0, 10), (100, 15), (200, 3))
+    restored = Series(fleet(function="Difference", lateness=300, thresholds=[
+        {"name": "T", "metric": "m", "above": "5"}]))  # fmt: skip
+    restored.state = decode(encode(series.state))
+    readings = [(150.0, 20.0), (300.0, 31.0), (20.0, 11.0)]
+    assert restored.send(*readings) == series.send(*readings)
+
+
+def test_a_state_of_an_unknown_version_or_damaged_is_refused() -> None:
+    with pytest.raises(StateVersionError, match="version 99"):
+        decode(encode(SeriesState(version=99)))
+    with pytest.raises(StateVersionError):
+        decode(b"\x00\x01")
+
+
+def test_memory_for_duplicates_is_bounded_by_the_lateness_horizon() -> None:
+    series = Series(fleet(period=100, lateness=100))
+    for n in range(5000):
+        series.send((float(n), 1.0))
+    assert len(series.state.recent) <= 202
+    assert len(series.state.windows["W"].panes) <= 3

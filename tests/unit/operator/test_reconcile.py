@@ -1,0 +1,217 @@
+"""One visit after another: what is written, what is not, and that a crash changes nothing in the end."""
+
+import copy
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sensorpipeline_operator.components.context import Images
+from sensorpipeline_operator.errors import ApiError
+from sensorpipeline_operator.reconcile import Reconciler
+from unit.operator.fakes import BrokenCluster, Crash, FakeCluster, FakeTopics
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+IMAGES = Images(
+    workers="w", simulators="s", mosquitto="m", kafka="k", mongodb="d", prometheus="p", alertmanager="a", grafana="g"
+)
+
+
+def example(name: str = "building.yaml") -> dict[str, Any]:
+    documents = yaml.safe_load_all((EXAMPLES / name).read_text())
+    return next(copy.deepcopy(d) for d in documents if d["kind"] == "SensorPipeline")
+
+
+def counting() -> Callable[[], str]:
+    """A source of passwords that never gives the same one twice."""
+    state = {"n": 0}
+
+    def entropy() -> str:
+        state["n"] += 1
+        return hashlib.sha256(str(state["n"]).encode()).hexdigest()[:40]
+
+    return entropy
+
+
+def reconciler(cluster: FakeCluster, topics: FakeTopics | None = None, entropy: Any = None) -> Reconciler:
+    return Reconciler(cluster, topics or FakeTopics(), IMAGES, entropy=entropy or counting())
+
+
+@pytest.fixture
+def cluster() -> FakeCluster:
+    fake = FakeCluster()
+    fake.create_pipeline(example())
+    return fake
+
+
+async def settle(cluster: FakeCluster, visitor: Reconciler) -> None:
+    await visitor.reconcile("default", "building")
+    cluster.make_ready()
+    await visitor.reconcile("default", "building")
+
+
+async def test_the_first_visit_creates_everything_and_is_not_ready(cluster: FakeCluster) -> None:
+    await reconciler(cluster).reconcile("default", "building")
+    assert ("StatefulSet", "building-kafka") in cluster.objects
+    assert ("Deployment", "building-worker-hvac") in cluster.objects
+    assert cluster.condition("Accepted")["status"] == "True"
+    assert cluster.condition("Ready")["status"] == "False"
+    assert "building-kafka" in cluster.condition("Ready")["message"]
+
+
+async def test_topics_are_created_once_kafka_is_ready_and_not_before(cluster: FakeCluster) -> None:
+    topics = FakeTopics()
+    visitor = reconciler(cluster, topics)
+    await visitor.reconcile("default", "building")
+    assert topics.topics == []
+    cluster.make_ready()
+    await visitor.reconcile("default", "building")
+    assert {t.name for t in topics.topics} >= {"building.hvac.readings", "building.aggregates", "building.dead-letter"}
+    assert cluster.condition("Ready")["status"] == "True"
+
+
+async def test_a_second_visit_writes_nothing(cluster: FakeCluster) -> None:
+    visitor = reconciler(cluster)
+    await settle(cluster, visitor)
+    cluster.writes.clear()
+    await visitor.reconcile("default", "building")
+    assert cluster.writes == []
+
+
+async def test_a_new_process_writes_nothing_either(cluster: FakeCluster) -> None:
+    """Without memory of what was applied, everything is applied again, which changes nothing."""
+    await settle(cluster, reconciler(cluster))
+    cluster.writes.clear()
+    await reconciler(cluster).reconcile("default", "building")
+    assert cluster.writes == []
+
+
+@pytest.mark.parametrize("authentication", ["Credentials", "None"])
+async def test_no_password_changes_between_visits(authentication: str) -> None:
+    cluster = FakeCluster()
+    document = example()
+    document["spec"]["mqtt"] = {"mosquitto": {"authentication": authentication}}
+    document["spec"]["gateway"] = {"authentication": "None" if authentication == "None" else "Token"}
+    cluster.create_pipeline(document)
+    entropy = counting()
+    await settle(cluster, reconciler(cluster, entropy=entropy))
+    before = cluster.content()
+    await reconciler(cluster, entropy=entropy).reconcile("default", "building")
+    assert cluster.content() == before
+
+
+async def test_killed_after_any_write_the_next_process_ends_in_the_same_state() -> None:
+    """Passwords differ from run to run, so the objects are compared by name and kind, and Secrets by their keys."""
+
+    def shape(cluster: FakeCluster) -> dict[tuple[str, str], Any]:
+        return {key: sorted(item.get("data", {})) for key, item in cluster.content().items()}
+
+    whole = FakeCluster()
+    whole.create_pipeline(example())
+    await settle(whole, reconciler(whole))
+    for write in range(1, len(whole.writes) + 1, 3):
+        cluster = FakeCluster()
+        cluster.create_pipeline(example())
+        cluster.crash_after = write
+        entropy = counting()
+        with pytest.raises(Crash):
+            await settle(cluster, reconciler(cluster, entropy=entropy))
+        secrets = {k: v for k, v in cluster.content().items() if k[0] == "Secret"}
+        cluster.crash_after = None
+        await settle(cluster, reconciler(cluster, entropy=entropy))
+        assert shape(cluster) == shape(whole), f"after write {write}"
+        assert secrets.items() <= cluster.content().items(), "a Secret that was written stays as it is"
+
+
+async def test_drift_is_repaired(cluster: FakeCluster) -> None:
+    visitor = reconciler(cluster)
+    await settle(cluster, visitor)
+    before = cluster.content()
+    edited = cluster.objects["Deployment", "building-sink"]
+    edited["spec"]["replicas"] = 3
+    edited["metadata"]["resourceVersion"] = "edited"
+    del cluster.objects["Service", "building-gateway"]
+    await visitor.reconcile("default", "building")
+    assert cluster.content() == before
+
+
+async def test_a_removed_fleet_is_pruned_and_nothing_else(cluster: FakeCluster) -> None:
+    visitor = reconciler(cluster)
+    await settle(cluster, visitor)
+    spec = example()["spec"]
+    spec["fleets"] = [f for f in spec["fleets"] if f["name"] != "motion"]
+    spec["simulation"]["devices"] = [d for d in spec["simulation"]["devices"] if d["fleet"] != "motion"]
+    cluster.writes.clear()
+    cluster.change_spec(spec)
+    await visitor.reconcile("default", "building")
+    deleted = {write for write in cluster.writes if write.startswith("delete")}
+    assert deleted == {
+        "delete ConfigMap building-worker-motion",
+        "delete Deployment building-worker-motion",
+        "delete Secret building-devices-motion",
+    }
+
+
+async def test_what_others_own_is_not_pruned(cluster: FakeCluster) -> None:
+    visitor = reconciler(cluster)
+    await settle(cluster, visitor)
+    meta = {"name": "mine", "namespace": "default", "resourceVersion": "1", "labels": {}, "ownerReferences": []}
+    foreign = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": meta}
+    cluster.objects["ConfigMap", "mine"] = foreign
+    await visitor.reconcile("default", "building")
+    assert ("ConfigMap", "mine") in cluster.objects
+
+
+async def test_an_invalid_spec_is_refused_naming_the_field_and_children_stay(cluster: FakeCluster) -> None:
+    visitor = reconciler(cluster)
+    await settle(cluster, visitor)
+    before = cluster.content()
+    spec = example()["spec"]
+    spec["derivedMetrics"][0]["expression"] = 'Nothing["Etot"]'
+    cluster.change_spec(spec)
+    await visitor.reconcile("default", "building")
+    accepted = cluster.condition("Accepted")
+    assert (accepted["status"], accepted["reason"]) == ("False", "UnknownWindow")
+    assert "spec.derivedMetrics[0].expression" in accepted["message"]
+    assert accepted["observedGeneration"] == 2
+    assert cluster.content() == before
+
+
+async def test_a_paused_pipeline_is_left_alone(cluster: FakeCluster) -> None:
+    visitor = reconciler(cluster)
+    await settle(cluster, visitor)
+    cluster.change_spec(example()["spec"] | {"reconcilePolicy": "Paused"})
+    del cluster.objects["Service", "building-gateway"]
+    cluster.writes.clear()
+    await visitor.reconcile("default", "building")
+    assert cluster.writes == ["status"]
+    assert cluster.condition("Reconciled")["reason"] == "Paused"
+
+
+async def test_transition_times_stay_while_the_status_stays(cluster: FakeCluster) -> None:
+    visitor = reconciler(cluster)
+    await settle(cluster, visitor)
+    before = cluster.condition("Accepted")["lastTransitionTime"]
+    cluster.change_spec(example()["spec"] | {"deletionPolicy": "Delete"})
+    await visitor.reconcile("default", "building")
+    assert cluster.condition("Accepted")["lastTransitionTime"] == before
+    assert cluster.condition("Accepted")["observedGeneration"] == 2
+
+
+async def test_a_missing_dashboard_does_not_make_the_pipeline_unready(cluster: FakeCluster) -> None:
+    visitor = reconciler(cluster)
+    await settle(cluster, visitor)
+    cluster.objects["Deployment", "building-grafana"]["status"] = {}
+    await visitor.reconcile("default", "building")
+    assert cluster.condition("GrafanaReady")["status"] == "False"
+    assert cluster.condition("Ready")["status"] == "True"
+    assert "GrafanaReady" in cluster.condition("Ready")["message"]
+
+
+async def test_an_api_server_that_refuses_is_an_error_for_the_dispatcher() -> None:
+    cluster = BrokenCluster()
+    cluster.create_pipeline(example())
+    with pytest.raises(ApiError, match="403"):
+        await reconciler(cluster).reconcile("default", "building")

@@ -1,0 +1,72 @@
+"""What the schema cannot see is refused with its field and with what must be."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sensorpipeline_api.spec import SensorPipelineSpec
+from sensorpipeline_operator.errors import InvalidSpecError
+from sensorpipeline_operator.validation import validate
+
+EXAMPLES = Path(__file__).parents[3] / "examples"
+
+
+def fleet(name: str = "a", **extra: Any) -> dict[str, Any]:
+    window = {"name": "Day", "metric": "m", "function": "Sum", "periodSeconds": 86400}
+    base = {"name": name, "topic": f"{name}/{{device}}/m", "metrics": [{"name": "m"}], "windows": [window]}
+    return base | {"devices": [f"{name}1"]} | extra
+
+
+def check(**spec: Any) -> None:
+    validate(SensorPipelineSpec.model_validate({"fleets": [fleet()]} | spec))
+
+
+def test_the_examples_are_valid() -> None:
+    for name in ("minimal.yaml", "building.yaml", "replay.yaml"):
+        for document in yaml.safe_load_all((EXAMPLES / name).read_text()):
+            validate(SensorPipelineSpec.model_validate(document["spec"]))
+
+
+def simulated(**extra: Any) -> dict[str, Any]:
+    device = {"name": "a1", "fleet": "a", "uniform": {"minimum": "0", "maximum": "1"}} | extra
+    return {"devices": [{key: value for key, value in device.items() if value is not None}]}
+
+
+def derived(expression: str) -> list[dict[str, str]]:
+    return [{"name": "Rest", "expression": expression}]
+
+
+HOURLY = {"name": "Hour", "metric": "m", "function": "Sum", "periodSeconds": 3600}
+
+CASES: list[tuple[dict[str, Any], str, str]] = [
+    ({"fleets": [fleet(metrics=[{"name": "m", "minimum": "5", "maximum": "1"}])]}, "fleets[0].metrics[0].minimum", "1"),
+    ({"fleets": [fleet(thresholds=[{"name": "T", "metric": "m", "above": "5", "clear": "6"}])]},
+     "fleets[0].thresholds[0].clear", "less than or equal to above"),
+    ({"fleets": [fleet(thresholds=[{"name": "T", "metric": "m", "below": "5", "clear": "4"}])]},
+     "fleets[0].thresholds[0].clear", "greater than or equal to below"),
+    ({"fleets": [fleet(), fleet("b", devices=["a1"])]}, "fleets[1].devices", "unique"),
+    ({"fleets": [fleet(devices=["bridge"])]}, "fleets[0].devices", "bridge"),
+    ({"fleets": [fleet(), fleet("b", topic="{device}/a1/m")]}, "fleets[1].topic", "same topics as fleet a"),
+    ({"derivedMetrics": [{"name": "Day", "expression": 'Day["a1"]'}]}, "fleets[0].windows[0].name", "derived"),
+    ({"derivedMetrics": derived('Day["a1"] +')}, "derivedMetrics[0].expression", "parse"),
+    ({"derivedMetrics": derived('Night["a1"]')}, "derivedMetrics[0].expression", "one of Day"),
+    ({"derivedMetrics": derived('Day["a2"]')}, "derivedMetrics[0].expression", "a2"),
+    ({"fleets": [fleet(), fleet("b", windows=[HOURLY])], "derivedMetrics": derived('Day["a1"] + Hour["b1"]')},
+     "derivedMetrics[0].expression", "different length"),
+    ({"simulation": simulated(name="a9")}, "simulation.devices[0].name", "devices of a"),
+    ({"simulation": simulated(metric="z")}, "simulation.devices[0].metric", "metrics"),
+    ({"simulation": simulated(uniform={"minimum": "2", "maximum": "1"})},
+     "simulation.devices[0].uniform.minimum", "less than or equal"),
+    ({"simulation": simulated(uniform=None, event={"probability": "1.5"})},
+     "simulation.devices[0].event.probability", "between 0 and 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spec", "field", "part"), CASES, ids=[case[1] for case in CASES])
+def test_a_spec_that_cannot_work_is_refused(spec: dict[str, Any], field: str, part: str) -> None:
+    with pytest.raises(InvalidSpecError) as error:
+        check(**spec)
+    assert error.value.field == f"spec.{field}"
+    assert part in str(error.value)
+    assert error.value.reason.isalnum()

@@ -1,0 +1,85 @@
+"""Parameters to queries and documents to items."""
+
+from datetime import UTC, datetime
+
+import pytest
+from bson import ObjectId
+from hypothesis import given
+from hypothesis import strategies as st
+from sensorpipeline_workers.gateway import queries, remote_read
+from sensorpipeline_workers.gateway.problems import ProblemError
+
+MOMENT = datetime(2020, 1, 1, 12, 0, 0, 123000, tzinfo=UTC)
+
+
+def test_filters_and_times_become_conditions() -> None:
+    query = queries.query(
+        queries.READINGS, {"fleet": "f", "device": None, "metric": "m"}, begin=MOMENT, end=None, cursor=None
+    )
+    assert query == {"$and": [{"series.fleet": "f"}, {"series.metric": "m"}, {"time": {"$gte": MOMENT}}]}
+
+
+def test_a_time_without_a_zone_is_utc() -> None:
+    naive = MOMENT.replace(tzinfo=None)
+    query = queries.query(queries.LATE, {}, begin=None, end=naive, cursor=None)
+    assert query == {"$and": [{"time": {"$lt": MOMENT}}]}
+
+
+@given(
+    st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)).map(
+        lambda d: d.replace(microsecond=d.microsecond // 1000 * 1000, tzinfo=UTC)
+    ),
+    st.text(max_size=50) | st.binary(min_size=12, max_size=12).map(ObjectId),
+)
+def test_a_cursor_says_where_its_document_is(moment: datetime, identity: object) -> None:
+    cursor = queries.encode_cursor(queries.LATE, {"time": moment, "_id": identity})
+    assert queries.decode_cursor(cursor) == (moment, identity)
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "!!!!", "e30=", "WzEsMl0=", "äöü"])
+def test_a_bad_cursor_is_refused_naming_it(cursor: str) -> None:
+    with pytest.raises(ProblemError) as error:
+        queries.decode_cursor(cursor)
+    assert error.value.field == "cursor"
+
+
+def test_an_item_has_flat_series_text_times_and_no_internals() -> None:
+    document = {
+        "_id": ObjectId(), "time": MOMENT, "series": {"fleet": "f", "device": "d", "metric": "m"}, "value": 1.5,
+        "p": 0, "o": 1, "i": 2,
+    }  # fmt: skip
+    assert queries.item(document) == {
+        "time": "2020-01-01T12:00:00.123Z", "fleet": "f", "device": "d", "metric": "m", "value": 1.5,
+    }  # fmt: skip
+
+
+def request(*matchers: tuple[int, str, str]) -> object:
+    built = remote_read._CLASSES["Query"](start_timestamp_ms=0, end_timestamp_ms=1000)
+    for kind, name, value in matchers:
+        built.matchers.add(type=kind, name=name, value=value)
+    return built
+
+
+def test_a_matcher_on_the_name_selects_the_collection() -> None:
+    (only,) = remote_read.selections(request((remote_read.EQUAL, "__name__", "sensorpipeline_aggregate")))
+    assert only.collection == "aggregates"
+    assert len(remote_read.selections(request((remote_read.MATCH, "__name__", "sensorpipeline_.*")))) == 2
+    assert remote_read.selections(request((remote_read.EQUAL, "__name__", "up"))) == []
+
+
+def test_a_label_that_our_series_do_not_have_is_empty() -> None:
+    name = (remote_read.EQUAL, "__name__", "sensorpipeline_reading")
+    assert remote_read.selections(request(name, (remote_read.EQUAL, "job", "pipeline"))) == []
+    assert len(remote_read.selections(request(name, (remote_read.EQUAL, "job", "")))) == 1
+
+
+def test_regular_expressions_are_anchored_as_in_prometheus() -> None:
+    name = (remote_read.EQUAL, "__name__", "sensorpipeline_reading")
+    (found,) = remote_read.selections(request(name, (remote_read.MATCH, "device", "a|b")))
+    assert {"series.device": {"$regex": "^(?:a|b)$"}} in found.query["$and"]
+
+
+def test_a_body_that_is_no_read_request_is_refused() -> None:
+    with pytest.raises(ProblemError) as error:
+        remote_read.decode_request(b"nonsense")
+    assert error.value.status == 400

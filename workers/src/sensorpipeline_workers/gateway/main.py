@@ -1,0 +1,17 @@
+"""Runs the gateway."""
+
+import uvicorn
+from sensorpipeline_api.configuration import GatewayConfiguration
+
+from sensorpipeline_workers.gateway.application import build_application
+from sensorpipeline_workers.runtime.health import Health
+
+
+def run() -> None:
+    """Runs until SIGTERM; requests under way are answered first."""
+    configuration = GatewayConfiguration.load()
+    Health().serve(configuration.metrics_port)
+    uvicorn.run(
+        build_application(configuration), host="0.0.0.0", port=configuration.port, log_level="warning",
+        timeout_graceful_shutdown=5,
+    )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What every component's shell shares: health and metrics endpoints, Kafka client settings."""
