@@ -9,6 +9,7 @@ from typing import Any
 import celpy
 from celpy.adapter import json_to_cel
 from celpy.celparser import CELParseError
+from celpy.celtypes import BoolType
 from celpy.evaluation import CELEvalError
 from lark import Token, Tree
 
@@ -23,29 +24,49 @@ Evaluate = Callable[[Mapping[tuple[str, str], float]], float]
 """From the value of each (window, device) to the expression's value."""
 
 
+SAMPLES = (1.0, 7.5)
+"""Values with which an expression is tried: one that gives no number for any of them cannot work."""
+
+
 def parse_expression(expression: str) -> list[DerivedInput]:
-    """Returns the inputs that an expression names, sorted. Raises ExpressionError."""
+    """Returns the inputs that an expression names, sorted. Raises ExpressionError, also when it gives no number."""
     found: set[tuple[str, str]] = set()
-    _collect(_compile(expression), found)
+    try:
+        _collect(_compile(expression), found)
+    except RecursionError:
+        raise ExpressionError("is nested too deeply or has too many terms") from None
     if not found:
         raise ExpressionError('must name at least one window of a device, as in AggDay["HVAC1"]')
+    evaluate = compile_expression(expression)
+    problems: list[ExpressionError] = []
+    for sample in SAMPLES:
+        try:
+            evaluate({key: sample + number for number, key in enumerate(sorted(found))})
+        except ExpressionError as error:
+            problems.append(error)
+    if len(problems) == len(SAMPLES):
+        raise problems[0]
     return [DerivedInput(window=window, device=device) for window, device in sorted(found)]
 
 
 def compile_expression(expression: str) -> Evaluate:
     """Returns the function that evaluates an expression. Raises ExpressionError when it does not parse; the function
-    raises ExpressionError when the values have no result, such as a division by zero."""
-    program = celpy.Environment().program(_compile(expression))
+    raises ExpressionError when the values have no result, such as a division by zero, or none that is a number."""
+    program = celpy.Environment().program(_with_decimals(_compile(expression)))
 
     def evaluate(values: Mapping[tuple[str, str], float]) -> float:
         activation: dict[str, dict[str, float]] = {}
         for (window, device), value in values.items():
-            activation.setdefault(window, {})[device] = value
+            activation.setdefault(window, {})[device] = float(value)
         try:
             found: Any = program.evaluate({name: json_to_cel(devices) for name, devices in activation.items()})
-            return float(found)
+        except RecursionError:
+            raise ExpressionError("is nested too deeply or has too many terms") from None
         except (CELEvalError, TypeError, ValueError, ZeroDivisionError) as error:
-            raise ExpressionError(f"cannot be evaluated: {error}") from error
+            raise ExpressionError(f"cannot be evaluated: {str(error)[:200]}") from error
+        if isinstance(found, bool | BoolType) or not isinstance(found, int | float):
+            raise ExpressionError(f"must give a number, gives {type(found).__name__.removesuffix('Type').lower()}")
+        return float(found)
 
     return evaluate
 
@@ -55,6 +76,17 @@ def _compile(expression: str) -> Tree[Token]:
         return celpy.Environment().compile(expression)
     except CELParseError as error:
         raise ExpressionError(f"does not parse: {str(error).splitlines()[0]}") from error
+    except RecursionError:
+        raise ExpressionError("is nested too deeply or has too many terms") from None
+
+
+def _with_decimals(tree: Tree[Token]) -> Tree[Token]:
+    """Makes whole numbers decimal ones: CEL does not mix the two, and window results are decimal."""
+    for literal in tree.find_data("literal"):
+        token = literal.children[0]
+        if isinstance(token, Token) and token.type == "INT_LIT":
+            literal.children[0] = Token("FLOAT_LIT", f"{int(str(token), 0)}.0")
+    return tree
 
 
 def _collect(tree: Tree[Token], found: set[tuple[str, str]]) -> None:

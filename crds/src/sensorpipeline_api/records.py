@@ -4,8 +4,12 @@ Times are event times in milliseconds since the epoch, UTC.
 """
 
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+
+LAST_TIME = 253_402_300_799_999
+"""The end of the year 9999, in ms since the epoch: the latest time that every part can hold."""
 
 
 class Reading(msgspec.Struct, frozen=True, array_like=False, gc=False):
@@ -13,7 +17,7 @@ class Reading(msgspec.Struct, frozen=True, array_like=False, gc=False):
 
     device: str
     metric: str
-    time: int
+    time: Annotated[int, msgspec.Meta(ge=0, le=LAST_TIME)]
     value: float
 
 

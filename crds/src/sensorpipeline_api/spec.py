@@ -25,6 +25,14 @@ from sensorpipeline_api.model import (
     rules,
 )
 
+FixedQuantity = Annotated[
+    Quantity,
+    Field(json_schema_extra=rules(("self == oldSelf", "storageSize must not change: volumes keep their size"))),
+]
+"""The size of a volume, which cannot be changed once the volume is there."""
+
+_FIXED_REPLICAS = rules(("self == oldSelf", "replicas must not change: the controllers' quorum is fixed"))
+
 
 class ReconcilePolicy(StrEnum):
     """What the operator does with the resource: keep it as described, or leave its children alone."""
@@ -127,7 +135,9 @@ class SecretKeyReference(Model):
 class Mosquitto(Model):
     """A Mosquitto broker run by the operator."""
 
-    storage_size: Quantity = Field("1Gi", description="Size of the volume that holds sessions and queued messages.")
+    storage_size: FixedQuantity = Field(
+        "1Gi", description="Size of the volume that holds sessions and queued messages."
+    )
     authentication: MqttAuthentication = Field(
         MqttAuthentication.CREDENTIALS, description="Credentials: every client needs a user and password. None: open."
     )
@@ -146,10 +156,10 @@ class Mqtt(Model):
 class KafkaCluster(Model):
     """A Kafka cluster in KRaft mode run by the operator."""
 
-    replicas: Annotated[int, Field(json_schema_extra={"enum": [1, 3]})] = Field(
+    replicas: Annotated[int, Field(json_schema_extra={"enum": [1, 3]} | _FIXED_REPLICAS)] = Field(
         1, description="Number of brokers, 1 or 3.", ge=1, le=3
     )
-    storage_size: Quantity = Field("5Gi", description="Size of each broker's volume.")
+    storage_size: FixedQuantity = Field("5Gi", description="Size of each broker's volume.")
     retention_hours: int = Field(168, description="Hours that readings wait in Kafka.", ge=1, le=8760)
 
 
@@ -168,7 +178,7 @@ class MongoDB(Model):
     replicas: Annotated[int, Field(json_schema_extra={"enum": [1, 3]})] = Field(
         1, description="Number of members, 1 or 3.", ge=1, le=3
     )
-    storage_size: Quantity = Field("10Gi", description="Size of each member's volume.")
+    storage_size: FixedQuantity = Field("10Gi", description="Size of each member's volume.")
 
 
 class Store(Model):
@@ -378,7 +388,7 @@ class Prometheus(Model):
     """A Prometheus run by the operator."""
 
     retention_days: int = Field(15, description="Days that metrics are kept.", ge=1, le=3650)
-    storage_size: Quantity = Field("2Gi", description="Size of the volume.")
+    storage_size: FixedQuantity = Field("2Gi", description="Size of the volume.")
 
 
 class Monitoring(Model):

@@ -21,7 +21,7 @@ from sensorpipeline_operator import metrics, status
 from sensorpipeline_operator.components.context import Context, Images, Manifest
 from sensorpipeline_operator.components.objects import hash_of
 from sensorpipeline_operator.components.registry import build_all
-from sensorpipeline_operator.errors import InvalidSpecError, NotReadyError
+from sensorpipeline_operator.errors import ApiError, InvalidSpecError, NotReadyError
 from sensorpipeline_operator.kafka_topics import Topic, compute_topics
 from sensorpipeline_operator.naming import Names, owned_selector
 from sensorpipeline_operator.status import Verdict
@@ -104,6 +104,8 @@ class Reconciler:
         except InvalidSpecError as error:
             spec = None
             verdicts = await self._refused(pipeline, error, outcome)
+        except ApiError as error:
+            verdicts = await self._failed(pipeline, error, outcome)
         await self._write_status(pipeline, spec, verdicts, outcome)
         if verdicts[ConditionType.READY].status != "True" and outcome.again is None:
             outcome.again = HURRY_SECONDS
@@ -212,6 +214,16 @@ class Reconciler:
         if _condition(pipeline, "Accepted").get("message") != str(error):
             outcome.notices.append(Notice("Warning", error.reason, str(error)))
         outcome.again = HURRY_SECONDS * 10
+        return verdicts
+
+    async def _failed(self, pipeline: Manifest, error: ApiError, outcome: Outcome) -> dict[ConditionType, Verdict]:
+        """The API server refused a write: said in the status, and tried again."""
+        verdicts = await self._observe(pipeline)
+        verdicts[ConditionType.ACCEPTED] = Verdict("True", "Accepted", "The spec is accepted.")
+        verdicts[ConditionType.RECONCILED] = Verdict("False", error.reason, str(error)[:2000])
+        if _condition(pipeline, "Reconciled").get("message") != str(error)[:2000]:
+            outcome.notices.append(Notice("Warning", error.reason, str(error)[:1000]))
+        outcome.again = HURRY_SECONDS * 3
         return verdicts
 
     async def _observe(self, pipeline: Manifest) -> dict[ConditionType, Verdict]:

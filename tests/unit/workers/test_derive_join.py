@@ -85,7 +85,11 @@ def test_expressions_name_their_inputs(expression: str, inputs: list[tuple[str, 
 
 @pytest.mark.parametrize(
     ("expression", "message"),
-    [('A["x"] +', "does not parse"), ("1 + 2", "at least one window"), ("A + 1", 'used as A\\["<device>"\\]'),
+    [('A["x"] > 1', "must give a number"), ('A["x"]["y"]', "cannot be evaluated"),
+     ('A["x"] + "s"', "cannot be evaluated"), (" + ".join(["A.x"] * 1000), "too many terms"),
+     ("(" * 300 + "A.x" + ")" * 300, "nested too deeply"), ('A["x"] +', "does not parse"),
+     ("1 + 2", "at least one window"),
+     ("A + 1", 'used as A\\["<device>"\\]'),
      ("A[B] + 1", "must be used as"), ("", "does not parse")],
 )  # fmt: skip
 def test_an_expression_that_cannot_work_is_refused(expression: str, message: str) -> None:
@@ -95,3 +99,5 @@ def test_an_expression_that_cannot_work_is_refused(expression: str, message: str
 
 def test_whole_numbers_mix_with_values() -> None:
     assert compile_expression("A.x * 2 - 1")({("A", "x"): 2.5}) == 4.0
+    assert compile_expression("2 * A.x")({("A", "x"): 2.5}) == 5.0
+    assert compile_expression("A.x == 10 ? 5 : 6")({("A", "x"): 10}) == 5.0

@@ -1,5 +1,7 @@
 """A fleet's windows and thresholds, compiled for one metric: numbers in milliseconds and floats, functions chosen."""
 
+import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -8,9 +10,16 @@ from sensorpipeline_api.spec import Fleet, Threshold, Window, WindowFunction
 
 from sensorpipeline_workers.engine.state import Pane
 
+
+def total(pane: Pane) -> float:
+    """Returns the compensated sum; one that is beyond what a float holds is the largest float of its sign."""
+    value = pane.total + pane.compensation
+    return value if math.isfinite(value) else math.copysign(sys.float_info.max, pane.total)
+
+
 RESULTS: dict[WindowFunction, Callable[[Pane], float]] = {
-    WindowFunction.SUM: lambda pane: pane.total + pane.compensation,
-    WindowFunction.MEAN: lambda pane: (pane.total + pane.compensation) / pane.count,
+    WindowFunction.SUM: total,
+    WindowFunction.MEAN: lambda pane: total(pane) / pane.count,
     WindowFunction.MINIMUM: lambda pane: pane.minimum,
     WindowFunction.MAXIMUM: lambda pane: pane.maximum,
     WindowFunction.COUNT: lambda pane: float(pane.count),

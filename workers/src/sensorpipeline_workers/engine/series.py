@@ -9,6 +9,9 @@ from sensorpipeline_workers.engine.plan import MetricPlan, WindowPlan
 from sensorpipeline_workers.engine.state import AlertState as SeriesAlert
 from sensorpipeline_workers.engine.state import SeriesState, WindowState
 
+MAXIMUM_TIMES = 400_000
+"""How many times of one series are remembered at most: more than four days at one reading a second."""
+
 Emissions = list[Aggregate | Late | Alert]
 
 
@@ -90,9 +93,14 @@ def _window_state(state: SeriesState, name: str) -> WindowState:
 
 
 def _forget(state: SeriesState, *, oldest: int) -> None:
-    """Drops the times that no window can accept any more, once they are as many as those that it can."""
-    if len(state.recent) > 64 and min(state.recent) < oldest:
-        state.recent = {time for time in state.recent if time >= oldest}
+    """Drops the times that no window can accept any more, whenever the set has doubled, and the oldest beyond
+    `MAXIMUM_TIMES`: a duplicate of so old a reading is taken for a new one."""
+    if len(state.recent) <= max(64, 2 * state.kept):
+        return
+    state.recent = {time for time in state.recent if time >= oldest}
+    if len(state.recent) > MAXIMUM_TIMES:
+        state.recent = set(sorted(state.recent)[-MAXIMUM_TIMES:])
+    state.kept = len(state.recent)
 
 
 def _aggregate(plan: MetricPlan, window: WindowPlan, device: str, emission: windows.Emission) -> Aggregate:

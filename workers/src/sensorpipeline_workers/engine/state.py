@@ -3,6 +3,11 @@
 Times are event times in milliseconds since the epoch, except `last_seen`, which is by the clock.
 """
 
+import zlib
+from array import array
+from copy import copy
+from itertools import accumulate, pairwise
+
 import msgspec
 
 VERSION = 1
@@ -61,19 +66,21 @@ class AlertState(msgspec.Struct, array_like=True):
 
 class SeriesState(msgspec.Struct, array_like=True):
     """One series. `offset` is the last Kafka offset whose readings are in it; `recent` holds the times of the
-    readings within the lateness horizon, by which duplicates are recognised."""
+    readings within the lateness horizon, by which duplicates are recognised, and `kept` how many were left when it was
+    last cleared out."""
 
     version: int = VERSION
     offset: int = -1
     newest: int | None = None
     last_seen: int = 0
     recent: set[int] = msgspec.field(default_factory=set)
+    kept: int = 0
     windows: dict[str, WindowState] = msgspec.field(default_factory=dict)
     alerts: dict[str, AlertState] = msgspec.field(default_factory=dict)
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(SeriesState)
+_decoder = msgspec.msgpack.Decoder(tuple[SeriesState, int, bytes])
 
 
 class StateVersionError(Exception):
@@ -81,16 +88,24 @@ class StateVersionError(Exception):
 
 
 def encode(state: SeriesState) -> bytes:
-    """Returns the binary form of a state."""
-    return _encoder.encode(state)
+    """Returns the binary form of a state. The remembered times, which can be hundreds of thousands, are kept as
+    compressed differences: a device that reports regularly costs next to nothing."""
+    times = sorted(state.recent)
+    steps = array("q", (later - earlier for earlier, later in pairwise(times)))
+    rest = copy(state)
+    rest.recent = set()
+    return _encoder.encode((rest, times[0] if times else -1, zlib.compress(steps.tobytes(), 1)))
 
 
 def decode(data: bytes) -> SeriesState:
     """Returns the state from its binary form. Raises StateVersionError for an unknown version or damaged bytes."""
     try:
-        state = _decoder.decode(data)
-    except msgspec.MsgspecError as error:
+        state, first, packed = _decoder.decode(data)
+        steps = array("q")
+        steps.frombytes(zlib.decompress(packed))
+    except (msgspec.MsgspecError, zlib.error, ValueError) as error:
         raise StateVersionError(f"series state cannot be read: {error}") from error
     if state.version != VERSION:
         raise StateVersionError(f"series state has version {state.version}, this engine reads {VERSION}")
+    state.recent = set(accumulate(steps, initial=first)) if first >= 0 else set()
     return state

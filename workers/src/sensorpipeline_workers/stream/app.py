@@ -6,6 +6,7 @@ doing it again changes nothing.
 
 import asyncio
 import logging
+import os
 import time
 from typing import Any
 
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 MAXIMUM_UNFLUSHED_RECORDS = 2000
 IDLE_CHECK_SECONDS = 1.0
+MAXIMUM_STATE_BYTES = 4 * 1024 * 1024
 STALL_SECONDS = 60.0
 
 
@@ -40,6 +42,7 @@ def build_app(configuration: WorkerConfiguration) -> faust.App:
         broker=[f"kafka://{server}" for server in kafka.bootstrap_servers],
         broker_credentials=credentials,
         broker_commit_interval=0.5,
+        producer_max_request_size=MAXIMUM_STATE_BYTES,
         # A killed worker's partitions are given to another one after this long.
         broker_session_timeout=10.0,
         broker_heartbeat_interval=3.0,
@@ -75,7 +78,11 @@ class StreamWorker:
             for name in (topics.aggregates, topics.late, topics.alerts, topics.dead_letter)
         }
         self._table: Any = self.app.Table(
-            "state", partitions=configuration.fleet.partitions, key_type=bytes, value_type=bytes
+            "state",
+            partitions=configuration.fleet.partitions,
+            key_type=bytes,
+            value_type=bytes,
+            extra_topic_configs={"max.message.bytes": MAXIMUM_STATE_BYTES},
         )
         self._processor = Processor(configuration, self._table.data)
         self._unflushed: list[EventT[Any]] = []
@@ -108,10 +115,16 @@ class StreamWorker:
     async def _work(self, stream: Any) -> None:
         async for event in stream.noack().events():
             message = event.message
-            self._processor.record(
-                topic=message.topic, partition=message.partition, offset=message.offset, value=event.value,
-                now=_now(),
-            )  # fmt: skip
+            try:
+                self._processor.record(
+                    topic=message.topic, partition=message.partition, offset=message.offset, value=event.value,
+                    now=_now(),
+                )  # fmt: skip
+            except Exception:
+                # Faust would start the agent anew behind this record, and it would be lost.
+                log.critical("%s/%s/%s", message.topic, message.partition, message.offset, exc_info=True)
+                logging.shutdown()
+                os._exit(1)
             self._unflushed.append(event)
             self._positions[message.partition] = (message.offset, message.timestamp)
             self._last_progress = time.monotonic()

@@ -47,8 +47,9 @@ class Processor:
         self._dirty.clear()
         self._emissions.clear()
 
-    def record(self, *, topic: str, partition: int, offset: int, value: bytes, now: int) -> None:
+    def record(self, *, topic: str, partition: int, offset: int, value: bytes | None, now: int) -> None:
         """Takes one record of the readings topic in. A record that cannot be read becomes a dead letter."""
+        value = value or b""  # a record without a value, as a compacted topic has
         try:
             readings = _readings.decode(value)
             unknown = {reading.metric for reading in readings} - self._plans.keys()
