@@ -23,7 +23,7 @@ up: bootstrap ## Bring up a cluster with the operator and the example pipeline, 
 	@$(DEV) up
 
 .PHONY: down
-down: ## Delete the cluster
+down: bootstrap ## Delete the cluster
 	@$(DEV) cluster down
 
 .PHONY: status

@@ -67,6 +67,29 @@ def test_apply_accepts_the_minimal_example_unchanged(namespace: str) -> None:
     assert "created" in kube.apply(minimal(), namespace=namespace, dry_run=True)
 
 
+FIXED = [
+    ("a broker's volume", "spec.mqtt", {"mosquitto": {"storageSize": "2Gi"}}, "storageSize must not change"),
+    ("Kafka's volumes", "spec.kafka", {"cluster": {"storageSize": "6Gi"}}, "storageSize must not change"),
+    ("the number of Kafka brokers", "spec.kafka", {"cluster": {"replicas": 3}}, "replicas must not change"),
+    ("the database's volumes", "spec.store", {"mongodb": {"storageSize": "11Gi"}}, "storageSize must not change"),
+    ("a fleet's partitions", "spec.fleets.0.partitions", 7, "partitions must not change"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "message"), [pytest.param(*row[1:], id=row[0]) for row in FIXED])
+def test_what_cannot_change_is_refused_on_an_existing_pipeline(
+    namespace: str, path: str, value: Any, message: str
+) -> None:
+    document = minimal()
+    document["metadata"]["name"] = "fixed"
+    document["spec"]["reconcilePolicy"] = "Paused"  # the resource alone is wanted, without its children
+    kube.apply(document, namespace=namespace)
+    set_path(document, path, value)
+    with pytest.raises(kube.KubectlError) as error:
+        kube.apply(document, namespace=namespace, dry_run=True)
+    assert message in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("expression", "part"),
     [

@@ -20,6 +20,13 @@ class ExpressionError(Exception):
     """An expression does not parse, or refers to something that is not a window of a device."""
 
 
+class NestingError(ExpressionError):
+    """An expression is deeper or longer than the parser or the evaluation can follow."""
+
+    def __init__(self) -> None:
+        super().__init__("is nested too deeply or has too many terms")
+
+
 Evaluate = Callable[[Mapping[tuple[str, str], float]], float]
 """From the value of each (window, device) to the expression's value."""
 
@@ -34,7 +41,7 @@ def parse_expression(expression: str) -> list[DerivedInput]:
     try:
         _collect(_compile(expression), found)
     except RecursionError:
-        raise ExpressionError("is nested too deeply or has too many terms") from None
+        raise NestingError() from None
     if not found:
         raise ExpressionError('must name at least one window of a device, as in AggDay["HVAC1"]')
     evaluate = compile_expression(expression)
@@ -61,7 +68,7 @@ def compile_expression(expression: str) -> Evaluate:
         try:
             found: Any = program.evaluate({name: json_to_cel(devices) for name, devices in activation.items()})
         except RecursionError:
-            raise ExpressionError("is nested too deeply or has too many terms") from None
+            raise NestingError() from None
         except (CELEvalError, TypeError, ValueError, ZeroDivisionError) as error:
             raise ExpressionError(f"cannot be evaluated: {str(error)[:200]}") from error
         if isinstance(found, bool | BoolType) or not isinstance(found, int | float):
@@ -77,7 +84,7 @@ def _compile(expression: str) -> Tree[Token]:
     except CELParseError as error:
         raise ExpressionError(f"does not parse: {str(error).splitlines()[0]}") from error
     except RecursionError:
-        raise ExpressionError("is nested too deeply or has too many terms") from None
+        raise NestingError() from None
 
 
 def _with_decimals(tree: Tree[Token]) -> Tree[Token]:

@@ -23,6 +23,8 @@ def install_operator() -> None:
         "--values",
         paths.IMAGE_VALUES,
         "--wait",
+        # A CRD that somebody applied with kubectl, or that an uninstalled release kept, becomes this release's.
+        "--take-ownership",
     ]
     with step("Operator (helm upgrade --install)") as running:
         running.run([helm, "upgrade", "--install", RELEASE, CHART, "--kube-context", CONTEXT, *options,

@@ -220,8 +220,9 @@ class Reconciler:
         """The API server refused a write: said in the status, and tried again."""
         verdicts = await self._observe(pipeline)
         verdicts[ConditionType.ACCEPTED] = Verdict("True", "Accepted", "The spec is accepted.")
-        verdicts[ConditionType.RECONCILED] = Verdict("False", error.reason, str(error)[:2000])
-        if _condition(pipeline, "Reconciled").get("message") != str(error)[:2000]:
+        message = str(error)[:2000]
+        verdicts[ConditionType.RECONCILED] = Verdict("False", error.reason, message)
+        if _condition(pipeline, "Reconciled").get("message") != message:
             outcome.notices.append(Notice("Warning", error.reason, str(error)[:1000]))
         outcome.again = HURRY_SECONDS * 3
         return verdicts
