@@ -8,7 +8,7 @@ export IMAGES
 
 DEV := uv run sensorpipeline-dev
 CRD_COPIES := crds/sensorpipelines.yaml charts/sensorpipeline-operator/files/sensorpipelines.yaml
-TYPED := crds/src operator/src workers/src simulators/src dev/src
+TYPED := crds/src operator/src workers/src simulators/src dev/src bench
 
 .PHONY: help
 help: ## List the commands

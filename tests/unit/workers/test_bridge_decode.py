@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sensorpipeline_api.records import Reading
 from sensorpipeline_api.spec import Fleet
-from sensorpipeline_workers.bridge.decode import RefusedError, decode
+from sensorpipeline_workers.bridge.decode import decode
 from sensorpipeline_workers.bridge.topics import Origin, TopicTable, parse_topic, topic_filter
+from sensorpipeline_workers.ingest.validation import RefusedError
 
 NOW = 1_700_000_000_000
 

@@ -2,7 +2,6 @@
 
 topics.py      topic templates: filters to subscribe to, devices and metrics in topics
 decode.py      a message's bytes to readings, or to the reason why not
-batch.py       readings to records of one partition each
 connection.py  an MQTT 5 connection
 bridge.py      the loop around them
 """

@@ -12,10 +12,11 @@ from confluent_kafka import KafkaError, Message, Producer
 from sensorpipeline_api.configuration import BridgeConfiguration
 from sensorpipeline_api.records import DeadLetter, DeadLetterReason
 
-from sensorpipeline_workers.bridge.batch import Batch, Batcher
 from sensorpipeline_workers.bridge.connection import Connection, ConnectionLostError
-from sensorpipeline_workers.bridge.decode import RefusedError, decode
+from sensorpipeline_workers.bridge.decode import decode
 from sensorpipeline_workers.bridge.topics import Origin, TopicTable, topic_filter
+from sensorpipeline_workers.ingest.batch import Batch, Batcher
+from sensorpipeline_workers.ingest.validation import RefusedError
 from sensorpipeline_workers.runtime import metrics
 from sensorpipeline_workers.runtime.health import Health
 from sensorpipeline_workers.runtime.kafka import librdkafka_settings

@@ -4,7 +4,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from sensorpipeline_api.records import Reading
-from sensorpipeline_workers.bridge.batch import Batch, Batcher, partition_of
+from sensorpipeline_workers.ingest.batch import Batch, Batcher, partition_of
 
 
 def reading(device: str, time: int = 0) -> Reading:
