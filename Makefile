@@ -81,3 +81,9 @@ update-golden: uv ## Rewrite the golden files of the builders' tests
 .PHONY: uv
 uv:
 	@command -v uv >/dev/null || dev/bootstrap --uv-only
+
+.PHONY: bench-cluster
+bench-cluster: bootstrap ## Throughput of a whole pipeline on the kind cluster, from publication to storage
+	@$(DEV) cluster up
+	@$(DEV) operator
+	@PYTHONPATH=tests:. uv run python -m bench.cluster.measure

@@ -26,13 +26,15 @@ def kubectl(*arguments: str, namespace: str | None = None, stdin: str | None = N
 
 def get(kind: str, name: str, *, namespace: str) -> dict[str, Any]:
     """Returns one object. Raises KubectlError when it does not exist."""
-    return json.loads(kubectl("get", kind, name, "-o", "json", namespace=namespace))
+    found: dict[str, Any] = json.loads(kubectl("get", kind, name, "-o", "json", namespace=namespace))
+    return found
 
 
 def get_list(kind: str, *, namespace: str, selector: str = "") -> list[dict[str, Any]]:
     """Returns the objects of a kind, or of several separated by commas."""
     arguments = ["get", kind, "-o", "json"] + (["-l", selector] if selector else [])
-    return json.loads(kubectl(*arguments, namespace=namespace))["items"]
+    items: list[dict[str, Any]] = json.loads(kubectl(*arguments, namespace=namespace))["items"]
+    return items
 
 
 def apply(document: dict[str, Any], *, namespace: str, dry_run: bool = False) -> str:
