@@ -24,7 +24,8 @@ class Reading(msgspec.Struct, frozen=True, array_like=False, gc=False):
 class Aggregate(msgspec.Struct, frozen=True, gc=False):
     """The result of one window of one series; key `window|device|metric`.
 
-    `revision` counts the emissions of this window from 0; `final` says that the watermark has passed its end.
+    `revision` counts the emissions of this window from 0; `final` says that the watermark has passed its end. `unit`
+    is that of the value, "" when it has none or comes from a time before results had one.
     """
 
     window: str
@@ -37,6 +38,7 @@ class Aggregate(msgspec.Struct, frozen=True, gc=False):
     count: int
     revision: int
     final: bool
+    unit: str = ""
 
 
 class LateReason(StrEnum):

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 import pytest
-from bson import ObjectId
+from bson import ObjectId, Regex
 from hypothesis import given
 from hypothesis import strategies as st
 from sensorpipeline_workers.gateway import queries, remote_read
@@ -48,9 +48,14 @@ def test_an_item_has_flat_series_text_times_and_no_internals() -> None:
         "_id": ObjectId(), "time": MOMENT, "series": {"fleet": "f", "device": "d", "metric": "m"}, "value": 1.5,
         "p": 0, "o": 1, "i": 2,
     }  # fmt: skip
-    assert queries.item(document) == {
+    assert queries.item(queries.READINGS, document) == {
         "time": "2020-01-01T12:00:00.123Z", "fleet": "f", "device": "d", "metric": "m", "value": 1.5,
     }  # fmt: skip
+
+
+def test_an_aggregate_from_before_units_has_none() -> None:
+    assert queries.item(queries.AGGREGATES, {"_id": "a", "value": 1.5}) == {"value": 1.5, "unit": ""}
+    assert queries.item(queries.AGGREGATES, {"_id": "a", "value": 1.5, "unit": "Wh"}) == {"value": 1.5, "unit": "Wh"}
 
 
 def request(*matchers: tuple[int, str, str]) -> object:
@@ -71,6 +76,22 @@ def test_a_label_that_our_series_do_not_have_is_empty() -> None:
     name = (remote_read.EQUAL, "__name__", "sensorpipeline_reading")
     assert remote_read.selections(request(name, (remote_read.EQUAL, "job", "pipeline"))) == []
     assert len(remote_read.selections(request(name, (remote_read.EQUAL, "job", "")))) == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "condition"),
+    [
+        (remote_read.EQUAL, "", {"$in": ["", None]}),
+        (remote_read.NOT_EQUAL, "", {"$nin": ["", None]}),
+        (remote_read.MATCH, "Wh|", {"$in": [Regex("^(?:Wh|)$"), None]}),
+        (remote_read.NO_MATCH, ".*", {"$nin": [Regex("^(?:.*)$"), None]}),
+        (remote_read.EQUAL, "Wh", "Wh"),
+    ],
+)
+def test_a_missing_label_is_an_empty_one(kind: int, value: str, condition: object) -> None:
+    name = (remote_read.EQUAL, "__name__", "sensorpipeline_aggregate")
+    (found,) = remote_read.selections(request(name, (kind, "unit", value)))
+    assert {"unit": condition} in found.query["$and"]
 
 
 def test_regular_expressions_are_anchored_as_in_prometheus() -> None:

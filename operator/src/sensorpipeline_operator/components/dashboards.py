@@ -7,6 +7,7 @@ from grafana_foundation_sdk.builders import dashboard, prometheus, table, timese
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import DataSourceRef
 from sensorpipeline_api.spec import Fleet, Metric, Window
+from sensorpipeline_api.units import window_unit
 
 from sensorpipeline_operator.components.context import Context
 
@@ -33,7 +34,7 @@ def _query(expression: str, legend: str) -> prometheus.Dataquery:
 
 
 def _chart(title: str, unit: str, *queries: prometheus.Dataquery) -> timeseries.Panel:
-    panel = timeseries.Panel().title(title).unit(unit or "short").height(8).span(12).datasource(_source())
+    panel = timeseries.Panel().title(title).unit(unit).height(8).span(12).datasource(_source())
     for query in queries:
         panel = panel.with_target(query)
     return panel
@@ -44,6 +45,11 @@ def _table(title: str, *queries: prometheus.Dataquery) -> table.Panel:
     for query in queries:
         panel = panel.with_target(query)
     return panel
+
+
+def _unit(unit: str) -> str:
+    """Returns Grafana's name for a user's unit: shown as it is, never taken for one of those that Grafana scales."""
+    return f"suffix:{unit}" if unit else "short"
 
 
 def _duration(seconds: int) -> str:
@@ -60,7 +66,7 @@ def _reading_range(context: Context, fleet: Fleet) -> int:
 def _reading(context: Context, fleet: Fleet, metric: Metric) -> timeseries.Panel:
     selector = f'sensorpipeline_reading{{fleet="{fleet.name}",metric="{metric.name}"}}'
     expression = f"last_over_time({selector}[{_duration(_reading_range(context, fleet))}])"
-    return _chart(f"{fleet.name}: {metric.name}", metric.unit, _query(expression, "{{device}}"))
+    return _chart(f"{fleet.name}: {metric.name}", _unit(metric.unit), _query(expression, "{{device}}"))
 
 
 def _aggregate_expression(window: str, fleet: str, period: int) -> str:
@@ -69,7 +75,9 @@ def _aggregate_expression(window: str, fleet: str, period: int) -> str:
 
 
 def _window(fleet: Fleet, window: Window) -> list[Any]:
-    unit = next(metric.unit for metric in fleet.metrics if metric.name == window.metric)
+    unit = _unit(
+        window_unit(window.function, next(metric.unit for metric in fleet.metrics if metric.name == window.metric))
+    )
     expression = _aggregate_expression(window.name, fleet.name, window.period_seconds)
     title = f"{window.name} {fleet.name}: {window.function.value.lower()} of {window.metric}"
     return [
@@ -99,7 +107,7 @@ def _sensors(context: Context) -> dashboard.Dashboard:
     for plan in context.derived:
         period = max(periods[i.window] for i in plan.inputs)
         expression = _aggregate_expression(plan.metric.name, "derived", period)
-        built = built.with_panel(_chart(plan.metric.name, "", _query(expression, "{{window}}")))
+        built = built.with_panel(_chart(plan.metric.name, _unit(""), _query(expression, "{{window}}")))
     return built
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from sensorpipeline_api.model import as_float
 from sensorpipeline_api.spec import Fleet, Threshold, Window, WindowFunction
+from sensorpipeline_api.units import window_unit
 
 from sensorpipeline_workers.engine.state import Pane
 
@@ -31,12 +32,13 @@ RESULTS: dict[WindowFunction, Callable[[Pane], float]] = {
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """One window; `result` is None for Difference."""
+    """One window; `result` is None for Difference, `unit` is that of the results."""
 
     name: str
     period: int
     lateness: int
     result: Callable[[Pane], float] | None
+    unit: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ class MetricPlan:
 
 def compile_metric(fleet: Fleet, metric: str) -> MetricPlan:
     """Returns the plan for one metric of a fleet."""
-    windows = tuple(_window(window) for window in fleet.windows if window.metric == metric)
+    unit = next((m.unit for m in fleet.metrics if m.name == metric), "")
+    windows = tuple(_window(window, unit) for window in fleet.windows if window.metric == metric)
     out_of_orderness = fleet.out_of_orderness_seconds * 1000
     return MetricPlan(
         fleet=fleet.name,
@@ -85,12 +88,13 @@ def compile_fleet(fleet: Fleet) -> dict[str, MetricPlan]:
     return {metric.name: compile_metric(fleet, metric.name) for metric in fleet.metrics}
 
 
-def _window(window: Window) -> WindowPlan:
+def _window(window: Window, unit: str) -> WindowPlan:
     return WindowPlan(
         name=window.name,
         period=window.period_seconds * 1000,
         lateness=window.allowed_lateness_seconds * 1000,
         result=RESULTS.get(window.function),
+        unit=window_unit(window.function, unit),
     )
 
 

@@ -116,4 +116,5 @@ def _aggregate(plan: MetricPlan, window: WindowPlan, device: str, emission: wind
         count=pane.count,
         revision=revision,
         final=True,
+        unit=window.unit,
     )

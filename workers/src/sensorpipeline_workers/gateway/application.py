@@ -89,7 +89,7 @@ async def _page(
     more = len(documents) > limit
     documents = documents[:limit]
     following = queries.encode_cursor(listing, documents[-1]) if more else None
-    return Page(items=[queries.item(document) for document in documents], next=following)
+    return Page(items=[queries.item(listing, document) for document in documents], next=following)
 
 
 async def _answer(query: Any) -> Any:

@@ -6,7 +6,7 @@ Lists have a stable order by one or more fields and `_id`; a cursor holds the la
 import base64
 import binascii
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
@@ -21,16 +21,17 @@ Document = dict[str, Any]
 @dataclass(frozen=True)
 class Listing:
     """A list of the API: its collection, the time field that `from` and `to` speak of, its filters (parameter to
-    document field), and whether the newest come first."""
+    document field), and the values of fields that documents of earlier versions lack."""
 
     collection: str
     time: str
     filters: dict[str, str]
+    defaults: dict[str, str] = field(default_factory=dict)
 
 
 READINGS = Listing("readings", "time", {"fleet": "series.fleet", "device": "series.device", "metric": "series.metric"})
 AGGREGATES = Listing(
-    "aggregates", "start", {"window": "window", "fleet": "fleet", "device": "device", "metric": "metric"}
+    "aggregates", "start", {"window": "window", "fleet": "fleet", "device": "device", "metric": "metric"}, {"unit": ""}
 )
 LATE = Listing("late", "time", {"window": "window", "fleet": "fleet", "device": "device", "metric": "metric"})
 ALERTS = Listing("alerts", "time", {"threshold": "threshold", "fleet": "fleet", "device": "device", "state": "state"})
@@ -85,9 +86,10 @@ def decode_cursor(cursor: str) -> tuple[datetime, ObjectId | str]:
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, message, field="cursor") from error
 
 
-def item(document: Document) -> Document:
+def item(listing: Listing, document: Document) -> Document:
     """Returns a document as the API shows it: no internals, series flattened, times as text."""
-    out = {key: value for key, value in document.items() if key not in {"_id", "series", "p", "o", "i"}}
+    shown = listing.defaults | document
+    out = {key: value for key, value in shown.items() if key not in {"_id", "series", "p", "o", "i"}}
     out |= document.get("series", {})
     return {key: format_time(value) if isinstance(value, datetime) else value for key, value in out.items()}
 

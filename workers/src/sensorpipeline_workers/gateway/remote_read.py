@@ -1,7 +1,8 @@
 """Prometheus' remote read protocol over the store: sensor history as time series, event time and all.
 
     sensorpipeline_reading{fleet, device, metric}             one sample per reading, at its event time
-    sensorpipeline_aggregate{window, fleet, device, metric}   one sample per window, at its start
+    sensorpipeline_aggregate{window, fleet, device, metric, unit}
+                                                              one sample per window, at its start; no unit, no label
 
 The messages are those of Prometheus' prompb/remote.proto (protocol documentation, "Remote Read API"), the fields that
 are used here, declared at run time.
@@ -15,6 +16,7 @@ from http import HTTPStatus
 from typing import Any
 
 import cramjam
+from bson import Regex
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
@@ -24,7 +26,7 @@ MAXIMUM_SAMPLES = 5_000_000
 READING, AGGREGATE = "sensorpipeline_reading", "sensorpipeline_aggregate"
 LABELS = {
     READING: {"fleet": "series.fleet", "device": "series.device", "metric": "series.metric"},
-    AGGREGATE: {"window": "window", "fleet": "fleet", "device": "device", "metric": "metric"},
+    AGGREGATE: {"window": "window", "fleet": "fleet", "device": "device", "metric": "metric", "unit": "unit"},
 }
 COLLECTIONS = {READING: ("readings", "time"), AGGREGATE: ("aggregates", "start")}
 
@@ -165,12 +167,15 @@ def _matches(matcher: Any, value: str) -> bool:
 
 
 def _condition(matcher: Any) -> Any:
-    if matcher.type == EQUAL:
-        return matcher.value
-    if matcher.type == NOT_EQUAL:
-        return {"$ne": matcher.value}
+    """Returns the MongoDB condition of a matcher. What stands for the empty value also stands for no field at all."""
+    exact, positive = matcher.type in {EQUAL, NOT_EQUAL}, matcher.type in {EQUAL, MATCH}
     anchored = f"^(?:{matcher.value})$"
-    return {"$regex": anchored} if matcher.type == MATCH else {"$not": {"$regex": anchored}}
+    if matcher.value == "" if exact else re.fullmatch(matcher.value, "") is not None:
+        wanted = [matcher.value if exact else Regex(anchored), None]
+        return {"$in": wanted} if positive else {"$nin": wanted}
+    if exact:
+        return matcher.value if positive else {"$ne": matcher.value}
+    return {"$regex": anchored} if positive else {"$not": {"$regex": anchored}}
 
 
 def _moment(milliseconds: int) -> datetime:
