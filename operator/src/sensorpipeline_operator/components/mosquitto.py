@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from functools import lru_cache
 
 from sensorpipeline_api.spec import Fleet
 
@@ -39,6 +40,7 @@ CONFIGURATION = {
 }
 
 
+@lru_cache(maxsize=4096)  # costly by design, and asked for again at every visit
 def password_hash(user: str, password: str) -> str:
     """Returns a line's hash for Mosquitto's password file (PBKDF2-SHA512). The salt is made from user and password, so
     that the same input gives the same file."""

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 import bcrypt
@@ -32,6 +33,7 @@ ROUNDS = 10
 _ITOA64 = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 
 
+@lru_cache(maxsize=4096)  # costly by design, and asked for again at every visit
 def password_hash(password: str) -> str:
     """Returns the bcrypt hash of a password, with a salt made from it, so that the same input gives the same file."""
     digest = hashlib.sha256(password.encode()).digest()[:16]
