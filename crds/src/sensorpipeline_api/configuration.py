@@ -133,8 +133,16 @@ class SinkConfiguration(Configuration):
     group_id: str
 
 
+class IngestLimits(Model):
+    """What clients may post over HTTP."""
+
+    maximum_body_bytes: int = 1_048_576
+    maximum_readings_per_request: int = 5000
+    maximum_readings_per_second: int = 10_000
+
+
 class GatewayConfiguration(Configuration):
-    """The HTTP interface. `token_file` left out: no authentication."""
+    """The HTTP interface. `token_file` and `device_tokens_directory` left out: no authentication."""
 
     kafka: KafkaConnection
     topics: Topics
@@ -143,6 +151,10 @@ class GatewayConfiguration(Configuration):
     derived_metrics: list[DerivedMetric] = Field([])
     port: int = 8080
     token_file: str | None = None
+    device_tokens_directory: str | None = Field(
+        None, description="One directory per fleet, with one file per device with its password, or the file `_fleet`."
+    )
+    limits: IngestLimits = IngestLimits()
 
 
 class StoreUser(Model):

@@ -90,6 +90,7 @@ class DeadLetterReason(StrEnum):
     OUT_OF_RANGE = "OutOfRange"
     FUTURE_TIMESTAMP = "FutureTimestamp"
     UNKNOWN_DEVICE = "UnknownDevice"
+    UNKNOWN_METRIC = "UnknownMetric"
     TOO_LARGE = "TooLarge"
 
 

@@ -414,13 +414,24 @@ class Grafana(Model):
 
 
 class Gateway(Model):
-    """The HTTP interface: queries and the live stream."""
+    """The HTTP interface: ingest, queries and the live stream."""
 
     replicas: int = Field(1, description="Number of gateway pods.", ge=1, le=10)
     authentication: GatewayAuthentication = Field(
-        GatewayAuthentication.TOKEN, description="Token: requests need the bearer token. None: open."
+        GatewayAuthentication.TOKEN,
+        description="Token: queries need the gateway's bearer token, ingest a device's or fleet's. None: open.",
     )
     service: Service = Field(Service(), description="How clients reach the gateway.")
+    maximum_body_bytes: int = Field(
+        1048576, description="Largest body of a POST of readings, in bytes.", ge=1024, le=2097152
+    )
+    maximum_readings_per_request: int = Field(
+        5000, description="Largest number of readings in one POST.", ge=1, le=10000
+    )
+    maximum_readings_per_second: int = Field(
+        10000, description="Readings per second that one token may post to one gateway pod, on average.", ge=1,
+        le=1000000,
+    )  # fmt: skip
 
 
 class Uniform(Model):

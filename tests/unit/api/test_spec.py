@@ -30,7 +30,7 @@ def documents(name: str) -> list[dict[str, Any]]:
     return [d for d in yaml.safe_load_all((EXAMPLES / name).read_text()) if d and d["kind"] == "SensorPipeline"]
 
 
-@pytest.mark.parametrize("name", ["minimal.yaml", "building.yaml", "replay.yaml"])
+@pytest.mark.parametrize("name", ["minimal.yaml", "building.yaml", "replay.yaml", "farm.yaml"])
 def test_the_api_servers_defaults_and_the_models_agree_on_every_example(name: str) -> None:
     for document in documents(name):
         from_models = SensorPipelineSpec.model_validate(document["spec"])

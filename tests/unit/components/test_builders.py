@@ -20,7 +20,7 @@ from sensorpipeline_operator.validation import validate
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = Path(__file__).parent / "golden"
-EXAMPLES = ["minimal.yaml", "building.yaml", "replay.yaml"]
+EXAMPLES = ["minimal.yaml", "building.yaml", "replay.yaml", "farm.yaml"]
 IMAGES = Images(
     workers="workers:1", simulators="simulators:1", mosquitto="eclipse-mosquitto:1", kafka="apache/kafka:1",
     mongodb="mongo:1", prometheus="prom/prometheus:1", alertmanager="prom/alertmanager:1", grafana="grafana/grafana:1",
@@ -147,6 +147,35 @@ def test_a_device_may_write_its_own_topic_and_nothing_else() -> None:
 def test_a_fleet_without_a_list_has_one_user_that_may_write_as_any_device() -> None:
     subject = context("minimal.yaml")
     assert "user rooms\ntopic write rooms/+/temperature" in access_list(subject, Passwords(subject))
+
+
+@pytest.mark.parametrize(
+    ("mqtt", "gateway", "wanted"),
+    [("Credentials", "Token", True), ("Credentials", "None", True), ("None", "Token", True), ("None", "None", False)],
+)
+def test_devices_have_passwords_where_mqtt_or_the_gateway_asks_for_them(mqtt: str, gateway: str, wanted: bool) -> None:
+    built = build_all(
+        context("farm.yaml", mqtt={"mosquitto": {"authentication": mqtt}}, gateway={"authentication": gateway})
+    )
+    secrets = decoded(built)
+    assert ("farm-devices-field" in secrets) == wanted
+    assert not wanted or secrets["farm-devices-field"].keys() == {"soil-1", "soil-2", "weather"}
+    (deployment,) = [m for m in workloads(built) if m["metadata"]["name"] == "farm-gateway"]
+    spec = deployment["spec"]["template"]["spec"]
+    mounted = [v["name"] for v in spec["volumes"] if v.get("secret", {}).get("secretName") == "farm-devices-field"]
+    assert mounted == (["devices-field"] if gateway == "Token" else [])
+    mounts = {m["name"]: m for m in spec["containers"][0]["volumeMounts"]}
+    assert all(mounts[name]["readOnly"] for name in mounted)
+
+
+def test_a_devices_new_password_rolls_no_gateway() -> None:
+    """The gateway reads its files again; a hash that covered them would end connections for nothing."""
+
+    def gateway(password: str) -> Manifest:
+        built = build_all(context("farm.yaml", secrets={"farm-devices-field": {"soil-1": password}}))
+        return next(m for m in workloads(built) if m["metadata"]["name"] == "farm-gateway")
+
+    assert gateway("a") == gateway("b")
 
 
 def test_password_hashes_are_what_mosquitto_expects() -> None:

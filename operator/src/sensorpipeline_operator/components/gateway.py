@@ -1,7 +1,11 @@
-"""The gateway: the HTTP interface of the pipeline."""
+"""The gateway: the HTTP interface of the pipeline.
 
-from sensorpipeline_api.configuration import GatewayConfiguration
-from sensorpipeline_api.spec import GatewayAuthentication
+Devices post with the passwords that they use with MQTT: their Secrets are mounted whole, one folder per fleet, and read
+again when they change, so that a new password needs no new pod.
+"""
+
+from sensorpipeline_api.configuration import GatewayConfiguration, IngestLimits
+from sensorpipeline_api.spec import Gateway, GatewayAuthentication
 
 from sensorpipeline_operator.components.connections import (
     kafka_connection,
@@ -12,6 +16,7 @@ from sensorpipeline_operator.components.connections import (
 )
 from sensorpipeline_operator.components.context import Context, Manifest
 from sensorpipeline_operator.components.objects import (
+    CREDENTIALS_DIRECTORY,
     Pod,
     config_map,
     configuration_volume,
@@ -29,6 +34,8 @@ from sensorpipeline_operator.components.objects import (
 from sensorpipeline_operator.components.secrets import Passwords
 from sensorpipeline_operator.naming import GATEWAY_PORT
 
+DEVICES_DIRECTORY = f"{CREDENTIALS_DIRECTORY}/devices"
+
 
 def build_gateway(context: Context, passwords: Passwords) -> list[Manifest]:
     """Returns the gateway's objects."""
@@ -43,6 +50,8 @@ def build_gateway(context: Context, passwords: Passwords) -> list[Manifest]:
         derived_metrics=context.spec.derived_metrics,
         port=GATEWAY_PORT,
         token_file=credential_path("gateway", "token") if token else None,
+        device_tokens_directory=DEVICES_DIRECTORY if token else None,
+        limits=_limits(spec),
     )
     document = {"configuration.json": configuration.dump()}
     volumes = [
@@ -54,6 +63,10 @@ def build_gateway(context: Context, passwords: Passwords) -> list[Manifest]:
     if token:
         volumes.append(secret_volume("gateway", names(context).child("gateway"), {"token": "token"}))
         mounts.append(credential_mount("gateway"))
+        for fleet in context.spec.fleets:
+            volumes.append(secret_volume(f"devices-{fleet.name}", names(context).devices_secret(fleet.name)))
+            path = f"{DEVICES_DIRECTORY}/{fleet.name}"
+            mounts.append({"name": f"devices-{fleet.name}", "mountPath": path, "readOnly": True})
     container = python_container(
         context, "gateway", ["sensorpipeline-workers", "gateway"], image=context.images.workers, cpu="10m",
         memory="128Mi", limit="512Mi", mounts=mounts, health=False,
@@ -78,3 +91,11 @@ def build_gateway(context: Context, passwords: Passwords) -> list[Manifest]:
         deployment(context, "gateway", pod, replicas=spec.replicas),
     ]
     return [*out, disruption_budget(context, "gateway")] if spec.replicas > 1 else out
+
+
+def _limits(spec: Gateway) -> IngestLimits:
+    return IngestLimits(
+        maximum_body_bytes=spec.maximum_body_bytes,
+        maximum_readings_per_request=spec.maximum_readings_per_request,
+        maximum_readings_per_second=spec.maximum_readings_per_second,
+    )

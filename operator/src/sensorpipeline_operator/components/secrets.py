@@ -31,6 +31,11 @@ def asks_for_credentials(context: Context) -> bool:
     return mosquitto is not None and mosquitto.authentication is MqttAuthentication.CREDENTIALS
 
 
+def keeps_device_credentials(context: Context) -> bool:
+    """Whether devices have credentials: for the MQTT broker, or for posting to the gateway."""
+    return asks_for_credentials(context) or context.spec.gateway.authentication is GatewayAuthentication.TOKEN
+
+
 class Passwords:
     """Every password of one pipeline, by part; made once per reconcile, so that all builders see the same. A part that
     is not asked for has none: a password that no Secret keeps would be another one at each visit."""
@@ -42,6 +47,7 @@ class Passwords:
         self.mqtt: dict[str, str] = {}
         if asks_for_credentials(context):
             self.mqtt = kept(context, made.child("mqtt-users"), [MQTT_BRIDGE])
+        if keeps_device_credentials(context):
             for fleet in spec.fleets:
                 self.devices[fleet.name] = kept(
                     context, made.devices_secret(fleet.name), list(fleet.devices) or [FLEET_KEY]
@@ -67,9 +73,9 @@ def build_secrets(context: Context, passwords: Passwords) -> list[Manifest]:
     """Returns the Secrets that hold the passwords."""
     made = names(context)
     out: list[Manifest] = []
+    for fleet, keys in passwords.devices.items():
+        out.append(secret(context, "devices", keys, name=made.devices_secret(fleet)))
     if asks_for_credentials(context):
-        for fleet, keys in passwords.devices.items():
-            out.append(secret(context, "devices", keys, name=made.devices_secret(fleet)))
         out.append(secret(context, "mqtt-users", passwords.mqtt))
     out.append(secret(context, "kafka-users", passwords.kafka))
     uris = {f"{user}-uri": passwords.mongodb_uri(user) for user in MONGODB_USERS}

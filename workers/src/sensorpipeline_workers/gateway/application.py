@@ -17,11 +17,13 @@ from pymongo import AsyncMongoClient
 from pymongo.errors import PyMongoError
 from sensorpipeline_api.configuration import GatewayConfiguration
 
-from sensorpipeline_workers.gateway import problems, queries, remote_read
+from sensorpipeline_workers.gateway import openapi, problems, queries, remote_read
+from sensorpipeline_workers.gateway.intake import Intake, add_intake
 from sensorpipeline_workers.gateway.live import Live
+from sensorpipeline_workers.gateway.outbox import Outbox
 from sensorpipeline_workers.gateway.problems import ProblemError
 from sensorpipeline_workers.gateway.queries import Listing
-from sensorpipeline_workers.gateway.security import Token
+from sensorpipeline_workers.gateway.security import Token, query_scheme
 
 MAXIMUM_LIMIT = 1000
 Name = Annotated[str | None, Query(max_length=128)]
@@ -54,28 +56,32 @@ def build_application(configuration: GatewayConfiguration) -> FastAPI:
     )
     database = client[configuration.store.database]
     live = Live(configuration)
+    outbox = Outbox(configuration)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        task = asyncio.create_task(live.run())
+        tasks = [asyncio.create_task(live.run()), asyncio.create_task(outbox.run())]
         yield
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
         await client.close()
 
     application = FastAPI(
         title=f"SensorPipeline {configuration.pipeline}",
-        description="Readings, window results, late readings, alerts and dead letters of one pipeline.",
+        description="Takes readings in; answers with readings, window results, late readings, alerts and dead letters.",
         version="v1",
         lifespan=lifespan,
     )
     problems.install(application)
-    token = [Depends(Token(configuration.token_file))]
+    openapi.install(application)
+    token = [Depends(query_scheme), Depends(Token(configuration.token_file))]
+    add_intake(application, Intake(configuration, outbox))
     _add_lists(application, database, token)
     _add_overviews(application, database, configuration, token)
     _add_streams(application, database, live, token)
-    _add_health(application, database, token)
+    _add_health(application, database, outbox, token)
     return application
 
 
@@ -102,7 +108,7 @@ async def _answer(query: Any) -> Any:
 
 
 def _add_lists(application: FastAPI, database: Any, token: list[Any]) -> None:
-    @application.get("/v1/readings", dependencies=token, tags=["data"])
+    @application.get("/v1/readings", dependencies=token, tags=["data"], responses=openapi.problems(401, 422, 503))
     async def readings(
         fleet: Name = None, device: Name = None, metric: Name = None, limit: Limit = 100, cursor: Cursor = None,
         begin: Begin = None, end: End = None,
@@ -111,7 +117,7 @@ def _add_lists(application: FastAPI, database: Any, token: list[Any]) -> None:
         names = {"fleet": fleet, "device": device, "metric": metric}
         return await _page(database, queries.READINGS, names, limit, cursor, begin, end)
 
-    @application.get("/v1/aggregates", dependencies=token, tags=["data"])
+    @application.get("/v1/aggregates", dependencies=token, tags=["data"], responses=openapi.problems(401, 422, 503))
     async def aggregates(
         window: Name = None, fleet: Name = None, device: Name = None, metric: Name = None, limit: Limit = 100,
         cursor: Cursor = None, begin: Begin = None, end: End = None,
@@ -120,7 +126,7 @@ def _add_lists(application: FastAPI, database: Any, token: list[Any]) -> None:
         names = {"window": window, "fleet": fleet, "device": device, "metric": metric}
         return await _page(database, queries.AGGREGATES, names, limit, cursor, begin, end)
 
-    @application.get("/v1/late", dependencies=token, tags=["data"])
+    @application.get("/v1/late", dependencies=token, tags=["data"], responses=openapi.problems(401, 422, 503))
     async def late(
         window: Name = None, fleet: Name = None, device: Name = None, metric: Name = None, limit: Limit = 100,
         cursor: Cursor = None, begin: Begin = None, end: End = None,
@@ -129,7 +135,7 @@ def _add_lists(application: FastAPI, database: Any, token: list[Any]) -> None:
         names = {"window": window, "fleet": fleet, "device": device, "metric": metric}
         return await _page(database, queries.LATE, names, limit, cursor, begin, end)
 
-    @application.get("/v1/alerts", dependencies=token, tags=["data"])
+    @application.get("/v1/alerts", dependencies=token, tags=["data"], responses=openapi.problems(401, 422, 503))
     async def alerts(
         threshold: Name = None, fleet: Name = None, device: Name = None, state: Name = None, limit: Limit = 100,
         cursor: Cursor = None, begin: Begin = None, end: End = None,
@@ -138,7 +144,7 @@ def _add_lists(application: FastAPI, database: Any, token: list[Any]) -> None:
         names = {"threshold": threshold, "fleet": fleet, "device": device, "state": state}
         return await _page(database, queries.ALERTS, names, limit, cursor, begin, end)
 
-    @application.get("/v1/dead-letters", dependencies=token, tags=["data"])
+    @application.get("/v1/dead-letters", dependencies=token, tags=["data"], responses=openapi.problems(401, 422, 503))
     async def dead_letters(
         fleet: Name = None, reason: Name = None, limit: Limit = 100, cursor: Cursor = None, begin: Begin = None,
         end: End = None,
@@ -149,7 +155,7 @@ def _add_lists(application: FastAPI, database: Any, token: list[Any]) -> None:
 
 
 def _add_overviews(application: FastAPI, database: Any, configuration: GatewayConfiguration, token: list[Any]) -> None:
-    @application.get("/v1/devices", dependencies=token, tags=["overview"])
+    @application.get("/v1/devices", dependencies=token, tags=["overview"], responses=openapi.problems(401, 503))
     async def devices() -> Page:
         """Devices that were provisioned or have reported, with their metrics and the time of the newest reading."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -166,7 +172,7 @@ def _add_overviews(application: FastAPI, database: Any, configuration: GatewayCo
             entry["lastTime"] = max(entry["lastTime"] or last, last)
         return Page(items=[found[key] for key in sorted(found)], next=None)
 
-    @application.get("/v1/counts", dependencies=token, tags=["overview"])
+    @application.get("/v1/counts", dependencies=token, tags=["overview"], responses=openapi.problems(401, 503))
     async def counts() -> Counts:
         """How much was stored, refused and dead-lettered."""
 
@@ -204,16 +210,24 @@ def _add_streams(application: FastAPI, database: Any, live: Live, token: list[An
         return Response(remote_read.encode_response(results), media_type="application/x-protobuf", headers=headers)
 
 
-def _add_health(application: FastAPI, database: Any, token: list[Any]) -> None:
+def _add_health(application: FastAPI, database: Any, outbox: Outbox, token: list[Any]) -> None:
+    answered = False
+
     @application.get("/healthz", tags=["health"], response_class=PlainTextResponse)
     async def healthz() -> str:
         """Whether the process answers."""
         return "alive\n"
 
-    @application.get("/readyz", tags=["health"], response_class=PlainTextResponse)
+    @application.get("/readyz", tags=["health"], response_class=PlainTextResponse, responses=openapi.problems(503))
     async def readyz() -> str:
-        """Whether the store answers."""
-        await _answer(database["readings"].find_one({}, {"_id": 1}))
+        """Whether Kafka and the store have both answered, once: from then on each request says itself what is away, and
+        what the one is needed for goes on while the other is."""
+        nonlocal answered
+        if not answered:
+            await _answer(database["readings"].find_one({}, {"_id": 1}))
+            if not outbox.ready:
+                raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "Kafka, or a topic of it, is waited for")
+            answered = True
         return "ready\n"
 
     @application.get("/metrics", dependencies=token, tags=["health"])

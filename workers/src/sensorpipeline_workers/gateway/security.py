@@ -1,12 +1,28 @@
-"""The bearer token: read again when its file changes, compared in constant time."""
+"""The bearer token of queries: read again when its file changes, compared in constant time."""
 
 import hmac
 from http import HTTPStatus
 from pathlib import Path
 
 from fastapi import Request
+from fastapi.security import HTTPBearer
 
 from sensorpipeline_workers.gateway.problems import ProblemError
+
+query_scheme = HTTPBearer(
+    scheme_name="queryToken", description="Key `token` of the Secret `<pipeline>-gateway`.", auto_error=False
+)
+ingest_scheme = HTTPBearer(
+    scheme_name="ingestToken",
+    description="A device's or fleet's password: a key of the Secret `<pipeline>-devices-<fleet>`.",
+    auto_error=False,
+)
+
+
+def bearer(request: Request) -> str:
+    """Returns the bearer token of a request; empty when there is none."""
+    scheme, _, given = request.headers.get("Authorization", "").partition(" ")
+    return given.strip() if scheme.lower() == "bearer" else ""
 
 
 class Token:
@@ -19,7 +35,6 @@ class Token:
         """Raises ProblemError (401) when the request does not carry the token."""
         if self._path is None:
             return
-        scheme, _, given = request.headers.get("Authorization", "").partition(" ")
         expected = self._path.read_text().strip()
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), expected.encode()):
+        if not hmac.compare_digest(bearer(request).encode(), expected.encode()):
             raise ProblemError(HTTPStatus.UNAUTHORIZED, "a bearer token is required: Authorization: Bearer <token>")
