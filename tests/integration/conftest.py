@@ -3,12 +3,14 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
 import time
 import tomllib
+import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,15 +84,22 @@ def container(image: str, *command: str, options: tuple[str, ...] = ()) -> Itera
         subprocess.run(["docker", "rm", "-f", name], capture_output=True, check=False)
 
 
-@pytest.fixture(scope="session")
-def kafka() -> Iterator[str]:
-    """The bootstrap server of a Kafka broker."""
+@contextmanager
+def run_kafka() -> Iterator[tuple[str, str]]:
+    """Runs a Kafka broker; gives its container's name and its bootstrap server."""
     port, controller = free_port(), free_port()
     script = KAFKA.format(port=port, controller=controller)
-    with container(IMAGES["kafka"], "/bin/sh", "-ec", script, options=("--entrypoint", "")):
+    with container(IMAGES["kafka"], "/bin/sh", "-ec", script, options=("--entrypoint", "")) as name:
         server = f"127.0.0.1:{port}"
         admin = AdminClient({"bootstrap.servers": server, "log_level": 0})
         until(lambda: admin.list_topics(timeout=1).brokers, what="Kafka")
+        yield name, server
+
+
+@pytest.fixture(scope="session")
+def kafka() -> Iterator[str]:
+    """The bootstrap server of a Kafka broker."""
+    with run_kafka() as (_, server):
         yield server
 
 
@@ -128,14 +137,20 @@ def mongodb(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture
 def topics(kafka: str) -> Topics:
     """The topics of a pipeline of its own, with one fleet `f` of 2 partitions."""
+    return create_topics(kafka)
+
+
+def create_topics(server: str, *, readings: dict[str, str] | None = None) -> Topics:
+    """Creates the topics of a pipeline of its own, with one fleet `f` of 2 partitions. `readings` is the configuration
+    of the readings' topic."""
     name = f"p{uuid.uuid4().hex[:8]}"
     made = Topics(
         readings={"f": f"{name}.f.readings"}, aggregates=f"{name}.aggregates", late=f"{name}.late",
         alerts=f"{name}.alerts", dead_letter=f"{name}.dead-letter",
     )  # fmt: skip
-    admin = AdminClient({"bootstrap.servers": kafka})
+    admin = AdminClient({"bootstrap.servers": server})
     config = {"max.message.bytes": "4194304"}
-    new = [NewTopic(made.readings["f"], 2, 1)]
+    new = [NewTopic(made.readings["f"], 2, 1, config=readings or {})]
     new += [NewTopic(t, 1, 1, config=config) for t in (made.aggregates, made.late, made.alerts, made.dead_letter)]
     for future in admin.create_topics(new).values():
         future.result()
@@ -145,17 +160,18 @@ def topics(kafka: str) -> Topics:
 class Part:
     """One of our parts as a process that can be killed and started again."""
 
-    def __init__(self, component: str, configuration: Configuration, directory: Path) -> None:
+    def __init__(self, component: str, configuration: Configuration, directory: Path, pod: str = "test-0") -> None:
         self._component = component
-        self._path = directory / f"{component}.json"
+        self._pod = pod
+        self._path = directory / f"{component}-{pod}.json"
         self._path.write_text(configuration.dump())
-        self._log = directory / f"{component}.log"
+        self._log = directory / f"{component}-{pod}.log"
         self._port = configuration.metrics_port
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         """Starts the part."""
-        environment = os.environ | {CONFIGURATION_VARIABLE: str(self._path), "POD_NAME": "test-0"}
+        environment = os.environ | {CONFIGURATION_VARIABLE: str(self._path), "POD_NAME": self._pod}
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "sensorpipeline_workers.cli", self._component], env=environment, stdout=log,
@@ -168,6 +184,22 @@ class Part:
         assert self._process.poll() is None, self._log.read_text()[-2000:]
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
+
+    @property
+    def resident_bytes(self) -> int:
+        """The memory that the part takes up now."""
+        assert self._process is not None
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    def metric(self, name: str) -> float:
+        """Returns the sum of a metric over its labels, 0 when the part does not answer yet."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+        except OSError:
+            return 0
+        return sum(float(line.rsplit(" ", 1)[1]) for line in lines if re.match(rf"{name}(\{{|\s)", line))
 
     def stop(self) -> int:
         """Asks it to end and returns its exit code."""
@@ -182,12 +214,12 @@ class Part:
 
 
 @pytest.fixture
-def part(tmp_path: Path) -> Iterator[Callable[[str, Configuration], Part]]:
+def part(tmp_path: Path) -> Iterator[Callable[..., Part]]:
     """Makes parts that are gone when the test ends."""
     made: list[Part] = []
 
-    def make(component: str, configuration: Configuration) -> Part:
-        made.append(Part(component, configuration, tmp_path))
+    def make(component: str, configuration: Configuration, pod: str = "test-0") -> Part:
+        made.append(Part(component, configuration, tmp_path, pod))
         return made[-1]
 
     yield make

@@ -49,12 +49,16 @@ class KafkaConnection(Model):
 
 
 class MqttConnection(Model):
-    """How to reach the MQTT broker."""
+    """How to reach the MQTT broker. The user's name is given, or the file that holds it. With `tls` the broker's
+    certificate must be valid for `host`, by the authorities in `ca_file` or, if left out, by those of the system."""
 
     host: str
     port: int = 1883
     username: str | None = None
+    username_file: str | None = None
     password_file: str | None = None
+    tls: bool = False
+    ca_file: str | None = None
 
 
 class StoreConnection(Model):

@@ -85,18 +85,22 @@ class DeadLetterReason(StrEnum):
     """Why a message could not be read."""
 
     INVALID_JSON = "InvalidJson"
+    INVALID_CSV = "InvalidCsv"
+    INVALID_SPARKPLUG = "InvalidSparkplug"
     MISSING_FIELD = "MissingField"
     NOT_A_NUMBER = "NotANumber"
     OUT_OF_RANGE = "OutOfRange"
     FUTURE_TIMESTAMP = "FutureTimestamp"
+    UNKNOWN_TOPIC = "UnknownTopic"
     UNKNOWN_DEVICE = "UnknownDevice"
     UNKNOWN_METRIC = "UnknownMetric"
     TOO_LARGE = "TooLarge"
 
 
 class DeadLetter(msgspec.Struct, frozen=True, gc=False, rename="camel"):
-    """A message that could not be read, whole: `payload` is base64, `source` names where it came from
-    (`mqtt:<topic>` or `kafka:<topic>/<partition>/<offset>`), `received_time` is in milliseconds since the epoch."""
+    """A message, or an item of one that holds many, that could not be read, whole: `payload` is base64, `source` names
+    where it came from (`mqtt:<topic>` or `kafka:<topic>/<partition>/<offset>`), `received_time` is in milliseconds
+    since the epoch."""
 
     source: str
     fleet: str

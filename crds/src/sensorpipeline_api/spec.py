@@ -12,6 +12,7 @@ from pydantic import ConfigDict, Field
 
 from sensorpipeline_api.model import (
     LIST_SET,
+    ColumnName,
     DecimalString,
     DeviceName,
     FieldPath,
@@ -74,6 +75,9 @@ class PayloadFormat(StrEnum):
     """How a message body is encoded."""
 
     JSON = "Json"
+    NUMBER = "Number"
+    CSV = "Csv"
+    SPARKPLUG_B = "SparkplugB"
 
 
 class TimeUnit(StrEnum):
@@ -82,6 +86,7 @@ class TimeUnit(StrEnum):
     SECONDS = "Seconds"
     MILLISECONDS = "Milliseconds"
     RFC3339 = "Rfc3339"
+    RECEIVE_TIME = "ReceiveTime"
 
 
 class WindowFunction(StrEnum):
@@ -199,9 +204,42 @@ class Store(Model):
 class Payload(Model):
     """How a fleet's messages are to be read."""
 
-    format: PayloadFormat = Field(PayloadFormat.JSON, description="Encoding of the message body.")
-    time_field: FieldPath = Field("ts", description="Field that holds the event time.")
-    time_unit: TimeUnit = Field(TimeUnit.MILLISECONDS, description="Unit of the event time.")
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "(self.format == 'Csv') == (self.columns.size() > 0)",
+                "payload.columns must be set when format is Csv, and only then",
+            ),
+            (
+                "self.format != 'Csv' || self.timeUnit == 'ReceiveTime' || self.timeField in self.columns",
+                "payload.columns must hold timeField, unless timeUnit is ReceiveTime",
+            ),
+            (
+                "self.format != 'Number' || self.timeUnit == 'ReceiveTime'",
+                "payload.timeUnit must be ReceiveTime when format is Number",
+            ),
+            (
+                "self.format != 'SparkplugB' || self.timeUnit == 'Milliseconds'",
+                "payload.timeUnit must be Milliseconds when format is SparkplugB",
+            ),
+        )
+    )
+    format: PayloadFormat = Field(
+        PayloadFormat.JSON,
+        description="Encoding of the message body. Json: an object or an array of objects. Number: the value alone. "
+        "Csv: lines without a header. SparkplugB: births and data of Sparkplug B.",
+    )
+    columns: list[ColumnName] = Field(
+        [],
+        description="Csv: the name of each column; timeField and metrics[].field name columns.",
+        max_length=64,
+        json_schema_extra=LIST_SET,
+    )
+    time_field: FieldPath = Field("ts", description="Field that holds the event time; SparkplugB has its own.")
+    time_unit: TimeUnit = Field(
+        TimeUnit.MILLISECONDS,
+        description="Unit of the event time. ReceiveTime: messages carry no time, they get that of their receipt.",
+    )
     maximum_bytes: int = Field(
         262144, description="Largest message accepted, in bytes; a larger one is a dead letter.", ge=64, le=1048576
     )
@@ -211,7 +249,9 @@ class Metric(Model):
     """One quantity that a fleet's devices report."""
 
     name: Identifier = Field(description="Name of the metric.")
-    field: FieldPath = Field("value", description="Field of the payload that holds the value.")
+    field: FieldPath = Field(
+        "value", description="Field of the payload that holds the value; SparkplugB: the name of the metric there."
+    )
     unit: str = Field("", description="Unit of the value, for example Wh.", max_length=32)
     minimum: DecimalString | None = Field(None, description="Smallest valid value; a smaller one is a dead letter.")
     maximum: DecimalString | None = Field(None, description="Largest valid value; a larger one is a dead letter.")
@@ -275,6 +315,20 @@ class Fleet(Model):
                 "workers.minReplicas must be less than or equal to partitions",
             ),
             ("self.name != 'derived'", "name must not be 'derived', which is reserved for derived metrics"),
+            (
+                "self.payload.format != 'Number' || self.metrics.size() == 1 || self.topic.contains('{metric}')",
+                "payload.format Number needs one metric, or the placeholder {metric} in topic",
+            ),
+            (
+                "self.payload.format != 'Csv' || self.metrics.all(m, m.field in self.payload.columns)",
+                "metrics[].field must be one of payload.columns when format is Csv",
+            ),
+            (
+                "self.payload.format != 'SparkplugB' || self.topic.matches('^spBv1[.]0/[^/{}]+/DDATA/[^/{}]+/[{]device"
+                "[}]$') || self.topic.matches('^spBv1[.]0/[^/{}]+/NDATA/[{]device[}]$')",
+                "topic must be spBv1.0/GROUP/DDATA/NODE/{device} or spBv1.0/GROUP/NDATA/{device} when format is "
+                "SparkplugB",
+            ),
         ),
     )
     name: LabelName = Field(description="Name of the fleet.")
@@ -317,6 +371,13 @@ class Fleet(Model):
         [], description="Conditions that raise alerts.", max_length=16, json_schema_extra=list_map("name")
     )
     workers: Workers = Field(Workers(), description="The fleet's stream workers.")
+
+    @property
+    def topic_templates(self) -> tuple[str, ...]:
+        """The templates of the topics that devices publish to: the fleet's topic, and for Sparkplug that of births."""
+        if self.payload.format is not PayloadFormat.SPARKPLUG_B:
+            return (self.topic,)
+        return self.topic, self.topic.replace("/DDATA/", "/DBIRTH/").replace("/NDATA/", "/NBIRTH/")
 
 
 class DerivedMetric(Model):

@@ -6,7 +6,7 @@ from collections import Counter
 from sensorpipeline_api.configuration import DerivedPlan
 from sensorpipeline_api.expressions import ExpressionError, parse_expression
 from sensorpipeline_api.model import as_float
-from sensorpipeline_api.spec import Fleet, SensorPipelineSpec, Threshold, Window
+from sensorpipeline_api.spec import Fleet, PayloadFormat, SensorPipelineSpec, Threshold, Window
 
 from sensorpipeline_operator.errors import InvalidSpecError
 
@@ -67,7 +67,7 @@ def _overlap(first: str, second: str) -> bool:
 
 def _check_topics(spec: SensorPipelineSpec) -> None:
     for (_, first), (number, second) in itertools.combinations(enumerate(spec.fleets), 2):
-        if _overlap(first.topic, second.topic):
+        if any(_overlap(one, two) for one in first.topic_templates for two in second.topic_templates):
             message = f"must not match the same topics as fleet {first.name} ({first.topic})"
             raise InvalidSpecError("OverlappingTopics", f"spec.fleets[{number}].topic", message)
 
@@ -97,6 +97,9 @@ def _check_simulation(spec: SensorPipelineSpec) -> None:
         path, fleet = f"spec.simulation.devices[{number}]", fleets[device.fleet]
         if fleet.devices and device.name not in fleet.devices:
             raise InvalidSpecError("UnknownDevice", f"{path}.name", f"must be one of the devices of {fleet.name}")
+        if fleet.payload.format is PayloadFormat.SPARKPLUG_B:
+            message = "must not be a fleet whose payload.format is SparkplugB: simulated devices do not speak it"
+            raise InvalidSpecError("UnsupportedFormat", f"{path}.fleet", message)
         if device.metric is not None and device.metric not in {metric.name for metric in fleet.metrics}:
             raise InvalidSpecError("UnknownMetric", f"{path}.metric", f"must be one of the metrics of {fleet.name}")
         if device.event is not None and not 0 <= as_float(device.event.probability) <= 1:

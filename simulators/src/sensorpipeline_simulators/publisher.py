@@ -14,7 +14,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from sensorpipeline_api.configuration import MqttConnection, SimulatorFleet
-from sensorpipeline_api.spec import Fleet, SimulatedDevice, TimeUnit
+from sensorpipeline_api.spec import Fleet, PayloadFormat, SimulatedDevice, TimeUnit
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +46,16 @@ def payload(fleet: Fleet, metric: str, *, time: int, value: float) -> bytes:
         stamp = time / 1000
     elif fleet.payload.time_unit is TimeUnit.RFC3339:
         stamp = datetime.fromtimestamp(time / 1000, tz=UTC).isoformat(timespec="milliseconds")
+    if fleet.payload.format is PayloadFormat.NUMBER:
+        return repr(value).encode()
+    if fleet.payload.format is PayloadFormat.CSV:
+        cells = {fleet.payload.time_field: stamp, field: value}
+        return ",".join(str(cells.get(column, "")) for column in fleet.payload.columns).encode()
     body: dict[str, Any] = {}
-    for path, content in ((fleet.payload.time_field, stamp), (field, value)):
+    contents = [(fleet.payload.time_field, stamp), (field, value)]
+    if fleet.payload.time_unit is TimeUnit.RECEIVE_TIME:
+        del contents[0]
+    for path, content in contents:
         *parents, last = path.split(".")
         node = body
         for parent in parents:

@@ -100,6 +100,18 @@ def test_messages_are_as_the_fleet_describes_them() -> None:
     assert payload(fleet, "m", time=BEGIN, value=1.5) == b'{"data": {"at": "2020-01-01T00:00:00.000+00:00", "v": 1.5}}'
 
 
+def test_messages_are_in_the_fleets_format() -> None:
+    base = {"name": "f", "topic": "b/{device}/{metric}", "metrics": [{"name": "m", "field": "v"}]}
+
+    def message(**payload_: Any) -> bytes:
+        return payload(Fleet.model_validate(base | {"payload": payload_}), "m", time=1000, value=1.5)
+
+    assert message(timeUnit="ReceiveTime") == b'{"v": 1.5}'
+    assert message(format="Number", timeUnit="ReceiveTime") == b"1.5"
+    assert message(format="Csv", columns=["ts", "x", "v"]) == b"1000,,1.5"
+    assert message(format="Csv", columns=["v"], timeUnit="ReceiveTime") == b"1.5"
+
+
 def test_the_ledger_goes_on_where_it_was_and_cuts_off_a_half_written_line(tmp_path: Any) -> None:
     path = tmp_path / "ledger.jsonl"
     ledger = Ledger(path)

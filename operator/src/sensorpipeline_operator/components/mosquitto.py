@@ -49,9 +49,9 @@ def password_hash(user: str, password: str) -> str:
     return f"$7${ITERATIONS}${base64.b64encode(salt).decode()}${base64.b64encode(digest).decode()}"
 
 
-def topic_pattern(fleet: Fleet, device: str) -> str:
+def topic_patterns(fleet: Fleet, device: str) -> list[str]:
     """Returns the topics that a device may publish to; `+` as the device stands for any."""
-    return fleet.topic.replace("{device}", device).replace("{metric}", "+")
+    return [t.replace("{device}", device).replace("{metric}", "+") for t in fleet.topic_templates]
 
 
 def users(passwords: Passwords) -> dict[str, str]:
@@ -66,10 +66,11 @@ def access_list(context: Context, passwords: Passwords) -> str:
     """Returns Mosquitto's access control list; whoever is not in it may do nothing."""
     allowed: dict[str, list[str]] = {MQTT_BRIDGE: []}
     for fleet in context.spec.fleets:
-        allowed[MQTT_BRIDGE].append(f"topic read {topic_pattern(fleet, '+')}")
+        allowed[MQTT_BRIDGE] += [f"topic read {pattern}" for pattern in topic_patterns(fleet, "+")]
         for key in passwords.devices[fleet.name]:
             user, device = (fleet.name, "+") if key == FLEET_KEY else (key, key)
-            allowed.setdefault(user, []).append(f"topic write {topic_pattern(fleet, device)}")
+            lines = allowed.setdefault(user, [])
+            lines += [f"topic write {pattern}" for pattern in topic_patterns(fleet, device)]
     return "\n".join(f"user {user}\n" + "\n".join(lines) + "\n" for user, lines in sorted(allowed.items()))
 
 

@@ -1,7 +1,9 @@
 """MQTT to Kafka: nothing is acknowledged to a device before Kafka has it.
 
 topics.py      topic templates: filters to subscribe to, devices and metrics in topics
-decode.py      a message's bytes to readings, or to the reason why not
+decode.py      what a decoder is; formats/ compiles one for each payload format
+packets.py     bytes from the broker to packets
 connection.py  an MQTT 5 connection
-bridge.py      the loop around them
+carrier.py     from one session to Kafka: decode, batch, produce, acknowledge
+bridge.py      a member of the shared subscription, from start to drain
 """

@@ -7,6 +7,7 @@ import socket
 from sensorpipeline_api.configuration import BridgeConfiguration
 
 from sensorpipeline_workers.bridge.bridge import Bridge
+from sensorpipeline_workers.bridge.carrier import Counters
 from sensorpipeline_workers.runtime.health import Health
 from sensorpipeline_workers.runtime.topics import wait_for_topics
 
@@ -21,7 +22,7 @@ def run() -> None:
     health.serve(configuration.metrics_port)
     topics = configuration.topics
     partitions = wait_for_topics(configuration.kafka, {*topics.readings.values(), topics.dead_letter}, health)
-    bridge = Bridge(configuration, partitions, health)
+    bridge = Bridge(configuration, partitions, Counters(), health)
     signal.signal(signal.SIGTERM, lambda *_: bridge.stop())
     signal.signal(signal.SIGINT, lambda *_: bridge.stop())
     bridge.run(client_id=os.environ.get("POD_NAME") or socket.gethostname())

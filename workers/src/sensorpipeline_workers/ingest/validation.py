@@ -66,8 +66,8 @@ def check_value(metric: Metric, name: str, raw: Any) -> float:
 
 
 def check_time(fleet: Fleet, name: str, raw: Any, *, unit: TimeUnit, now: int) -> int:
-    """Returns the event time in ms of a field in the given unit. `now` is the clock in ms. Raises RefusedError
-    (NotANumber, FutureTimestamp, OutOfRange)."""
+    """Returns the event time in ms of a field in the given unit; ReceiveTime is `now`, whatever the field. `now` is the
+    clock in ms. Raises RefusedError (NotANumber, FutureTimestamp, OutOfRange)."""
     match unit:
         case TimeUnit.RFC3339:
             time = _rfc3339(name, raw)
@@ -75,6 +75,8 @@ def check_time(fleet: Fleet, name: str, raw: Any, *, unit: TimeUnit, now: int) -
             time = check_number(name, raw) * 1000
         case TimeUnit.MILLISECONDS:
             time = check_number(name, raw)
+        case TimeUnit.RECEIVE_TIME:
+            return now
     limit = now + fleet.maximum_future_seconds * 1000
     if time > limit:
         ahead = (time - now) / 1000
