@@ -64,7 +64,9 @@ def recompute(spec: Row, readings: list[Row], *, closed: bool = False) -> Expect
                 late += [{"window": window["name"], "device": device, **row} for row in refused]
     aggregates = pd.DataFrame(rows, columns=COLUMNS)
     for derived in spec.get("derivedMetrics", []):
-        aggregates = pd.concat([aggregates, _derived(derived, aggregates)], ignore_index=True)
+        values = _derived(derived, aggregates)
+        if not values.empty:
+            aggregates = pd.concat([aggregates, values], ignore_index=True)
     return Expected(aggregates, pd.DataFrame(late, columns=["window", "device", "time", "lateBySeconds"]))
 
 

@@ -1,0 +1,71 @@
+"""The ledger: every reading that the pipeline has taken responsibility for, in the order of acknowledgement."""
+
+import threading
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+Key = tuple[str, str, int]
+"""Device, metric and event time (ms): what makes a reading the same reading."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A reading as a device sent it. `refused` is the reason with which it must end as a dead letter; empty for one
+    that must be stored."""
+
+    fleet: str
+    device: str
+    metric: str
+    time: int
+    value: float
+    refused: str = ""
+
+    @property
+    def key(self) -> Key:
+        """Returns what identifies the reading."""
+        return self.device, self.metric, self.time
+
+    def row(self) -> dict[str, Any]:
+        """Returns the reading as the recompute takes it."""
+        return {"fleet": self.fleet, "device": self.device, "metric": self.metric, "time": self.time,
+                "value": self.value}  # fmt: skip
+
+
+class Book:
+    """The ledger of one run; safe to use from several threads."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: list[Entry] = []
+        self._good: set[Key] = set()
+        self._newest: dict[str, int] = {}
+        self.events: Counter[str] = Counter()
+
+    def acknowledge(self, entry: Entry) -> None:
+        """Writes down a reading that was acknowledged; a device may send the same one twice."""
+        with self._lock:
+            self._entries.append(entry)
+            if not entry.refused:
+                self._good.add(entry.key)
+                self._newest[entry.device] = max(self._newest.get(entry.device, 0), entry.time)
+
+    def note(self, what: str) -> None:
+        """Counts something that happened on the way, such as a retry."""
+        with self._lock:
+            self.events[what] += 1
+
+    def position(self) -> int:
+        """Returns how many acknowledgements there are."""
+        with self._lock:
+            return len(self._entries)
+
+    def since(self, position: int = 0) -> list[Entry]:
+        """Returns the acknowledgements from a position on, in their order."""
+        with self._lock:
+            return self._entries[position:]
+
+    def progress(self) -> tuple[int, dict[str, int]]:
+        """Returns how many different readings must be stored, and the newest time of each device (ms)."""
+        with self._lock:
+            return len(self._good), dict(self._newest)

@@ -1,0 +1,118 @@
+"""The faults, each a function that deals it and comes back when it is over, recovered from or not."""
+
+import asyncio
+import contextlib
+import json
+import time
+from typing import Any
+
+from e2e import kube
+from e2e.ledger import node, pipeline
+from e2e.ledger.book import Entry
+from e2e.ledger.devices import MqttDevice
+from e2e.ledger.plant import Fault, Plant
+from e2e.ledger.storm import Storm
+
+KAFKA_PORT = 9092
+CUT_SECONDS = 20.0
+MAXIMUM_FUTURE_MS = 300_000
+
+
+def kill(component: str, fleet: str | None = None) -> Fault:
+    """SIGKILL for the main process of each pod of a component."""
+
+    def deal(plant: Plant) -> None:
+        processes = node.main_processes(pipeline.pods(component, fleet))
+        assert processes, f"no running process of {component}"
+        for process in processes:
+            node.kill(process)
+
+    return deal
+
+
+def cut_bridge_from_kafka(plant: Plant) -> float:
+    """For a while every packet between the bridge and Kafka disappears."""
+    with contextlib.ExitStack() as stack:
+        for process in node.main_processes(pipeline.pods("bridge")):
+            stack.enter_context(node.cut_off(process, KAFKA_PORT))
+        time.sleep(CUT_SECONDS)
+    return time.monotonic()
+
+
+def freeze(component: str, fleet: str | None = None) -> Fault:
+    """For a while the main process of a component stands still, its connections open."""
+
+    def deal(plant: Plant) -> float:
+        with contextlib.ExitStack() as stack:
+            for process in node.main_processes(pipeline.pods(component, fleet)):
+                stack.enter_context(node.frozen(process))
+            time.sleep(CUT_SECONDS)
+        return time.monotonic()
+
+    return deal
+
+
+def restart_everything(plant: Plant) -> None:
+    """A rolling restart of all workloads at once, as `kubectl rollout restart` does it."""
+    workloads = [
+        f"{item['kind'].lower()}/{item['metadata']['name']}"
+        for item in kube.get_list("deployments,statefulsets", namespace=pipeline.NAMESPACE)
+    ]
+    kube.kubectl("rollout", "restart", *workloads, namespace=pipeline.NAMESPACE)
+    for workload in workloads:
+        kube.kubectl("rollout", "status", workload, "--timeout=180s", namespace=pipeline.NAMESPACE, timeout=200)
+
+
+def scale(*steps: dict[str, Any]) -> Fault:
+    """Changes the resource step by step, each when the one before is in place."""
+
+    def deal(plant: Plant) -> None:
+        for step in steps:
+            pipeline.patch(step)
+            kube.wait_ready(pipeline.NAME, namespace=pipeline.NAMESPACE, seconds=180)
+            time.sleep(3)
+
+    return deal
+
+
+def scale_workers(replicas: int) -> dict[str, Any]:
+    """Returns the change of the spec that gives the fleet of meters so many workers."""
+    fleets = json.loads(json.dumps(pipeline.document()["spec"]["fleets"]))
+    fleets[0]["workers"] = {"minReplicas": replicas}
+    return {"fleets": fleets}
+
+
+def jump_clock(plant: Plant) -> None:
+    """A device's clock is wrong: first a little ahead, which is taken; then far ahead, which is refused; then right."""
+    now = time.time_ns() // 1_000_000
+    device = mqtt_device(plant, "meters", pipeline.JUMPER)
+    jumps = [(0, ""), (MAXIMUM_FUTURE_MS - 60_000, ""), (0, ""), (MAXIMUM_FUTURE_MS + 3_600_000, "FutureTimestamp"),
+             (0, "")]  # fmt: skip
+    entries = [
+        Entry("meters", pipeline.JUMPER, "energy", now - 20_000 + number * 1000 + ahead, number, refused)
+        for number, (ahead, refused) in enumerate(jump for jump in jumps for _ in range(20))
+    ]
+    device.send(entries)
+    kube.until(lambda: device.unanswered() == 0, what="the jumping device's messages to be acknowledged", seconds=60)
+    device.close()
+
+
+def storm(clients: int = 2000, rounds: int = 3) -> Fault:
+    """Clients that all connect at once, publish, and are cut off, again and again."""
+
+    def deal(plant: Plant) -> float:
+        secret = kube.secret_value(f"{pipeline.NAME}-devices-storm", "_fleet", namespace=pipeline.NAMESPACE)
+        begin = plant.traffic.next_time()
+        blown = Storm(plant.broker, ("storm", secret), clients=clients, rounds=rounds, time=begin)
+        asyncio.run(blown.blow(plant.book))
+        return time.monotonic()
+
+    return deal
+
+
+def mqtt_device(plant: Plant, fleet: str, name: str) -> MqttDevice:
+    """Returns a connected device of a fleet with its own credentials."""
+    metric = next(f["metrics"][0]["name"] for f in pipeline.document()["spec"]["fleets"] if f["name"] == fleet)
+    password = kube.secret_value(f"{pipeline.NAME}-devices-{fleet}", name, namespace=pipeline.NAMESPACE)
+    return MqttDevice(name, f"{fleet}/{name}/{metric}", address=plant.broker, credentials=(name, password),
+                      book=plant.book)  # fmt: skip

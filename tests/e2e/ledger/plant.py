@@ -1,0 +1,165 @@
+"""The pipeline under load, and the experiment: deal a fault, wait until it has recovered, settle, compare."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import requests
+from e2e import kube
+from e2e.clients import Gateway
+from e2e.ledger import pipeline
+from e2e.ledger.book import Book
+from e2e.ledger.report import Report, Row
+from e2e.ledger.schedule import ACCELERATION, LATENESS, PERIOD
+from e2e.ledger.traffic import Traffic
+from e2e.ledger.verdict import Verdict, compare_windows, held, judge, milliseconds, missing, moment
+
+Fault = Callable[["Plant"], float | None]
+"""Deals a fault; returns when it ended (s, monotonic), if recovery is to be measured from there."""
+
+BEFORE_SECONDS = 3.0
+BEHIND_SECONDS = 3.0
+QUIET_SECONDS = 6.0
+RECOVERY_SECONDS = 240.0
+SETTLE_SECONDS = 120.0
+TOO_LATE = LATENESS + PERIOD + LATENESS // 3
+
+
+class QuickGateway(Gateway):
+    """A gateway client that gives up soon, for asking while things are broken."""
+
+    def get(self, path: str, **parameters: Any) -> requests.Response:
+        """Asks for one page."""
+        return requests.get(self.url + path, params=parameters, headers=self._headers, timeout=5)
+
+
+@dataclass
+class Probe:
+    """Whether results keep up with what is acknowledged: everything acknowledged `BEHIND_SECONDS` ago is stored, and
+    every device has a result of the last window that was complete then."""
+
+    book: Book
+    gateway: Gateway
+    window_devices: set[str]
+    _samples: deque[tuple[float, int, dict[str, int]]] = field(default_factory=deque)
+
+    def caught_up(self) -> bool:
+        """Asks once."""
+        now = time.monotonic()
+        self._samples.append((now, *self.book.progress()))
+        while len(self._samples) > 1 and self._samples[1][0] <= now - BEHIND_SECONDS:
+            self._samples.popleft()
+        then, count, newest = self._samples[0]
+        if then > now - BEHIND_SECONDS:
+            return False
+        complete = min(newest[device] for device in self.window_devices) // PERIOD * PERIOD - PERIOD
+        try:
+            counts = self.gateway.get("/v1/counts")
+            recent = self.gateway.get("/v1/aggregates", limit=1000, **{"from": moment(complete)})
+        except requests.RequestException:
+            return False
+        if counts.status_code != 200 or recent.status_code != 200:
+            return False
+        seen = {item["device"] for item in recent.json()["items"]}
+        return sum(counts.json()["readings"].values()) >= count and seen >= self.window_devices
+
+
+@dataclass
+class Plant:
+    """Everything that an experiment needs."""
+
+    book: Book
+    traffic: Traffic
+    gateway: Gateway
+    quick: Gateway
+    broker: tuple[str, int]
+    report: Report
+    window_devices: set[str]
+
+    def experiment(self, name: str, fault: Fault) -> Verdict:
+        """Deals a fault under load and returns what it did; a row goes into the report, good or bad."""
+        position, since, received = self.begin()
+        began = time.monotonic()
+        ended = fault(self)
+        recovery = self.wait_recovered(ended or began)
+        verdict = self.settle(position, since=since, received=received)
+        row = Row(name, verdict.acknowledged, len(verdict.lost), len(verdict.duplicated), recovery)
+        self.report.rows.append(row)
+        print(row)
+        return verdict
+
+    def begin(self) -> tuple[int, int, int]:
+        """Starts the load; returns the position in the ledger, the event time from which results can change, and the
+        clock (both in ms)."""
+        position, since = self.book.position(), self.traffic.next_time()
+        received = time.time_ns() // 1_000_000
+        self.traffic.resume()
+        time.sleep(BEFORE_SECONDS)
+        return position, since - TOO_LATE, received
+
+    def wait_recovered(self, begin: float) -> float:
+        """Waits until results have kept up for a while; returns how many seconds after `begin` that began."""
+        probe = Probe(self.book, self.quick, self.window_devices)
+        bad = begin
+        deadline = time.monotonic() + RECOVERY_SECONDS
+        while time.monotonic() - bad < QUIET_SECONDS + BEHIND_SECONDS:
+            if not probe.caught_up():
+                bad = time.monotonic()
+            assert time.monotonic() < deadline, f"results do not keep up {RECOVERY_SECONDS:.0f} s after the fault"
+            time.sleep(0.5)
+        return bad - begin
+
+    def settle(self, position: int, *, since: int, received: int) -> Verdict:
+        """Stops the load, waits until nothing moves any more, and compares with the ledger from `position` on."""
+        self.traffic.drain(seconds=SETTLE_SECONDS)
+        self._wait_held(position, since=since, received=received)
+        # The jump ahead makes everything before it final, so it comes after everything before it.
+        self.traffic.close_windows(seconds=SETTLE_SECONDS)
+        self._wait_held(position, since=since, received=received)
+        differences = self._wait_windows(since)
+        everything = self.book.since()
+        found = held(self.gateway, since=since, received=received)
+        verdict = judge(everything[position:], found, everything=everything)
+        verdict.wrong += differences
+        return verdict
+
+    def _wait_held(self, position: int, *, since: int, received: int) -> None:
+        """Waits until everything acknowledged is held, or nothing has come for a long time: then it is lost."""
+        entries = self.book.since(position)
+        best, last = len(entries) + 1, time.monotonic()
+        while time.monotonic() - last < SETTLE_SECONDS:
+            left = len(missing(entries, held(self.gateway, since=since, received=received)))
+            if left == 0:
+                return
+            if left < best:
+                best, last = left, time.monotonic()
+            time.sleep(1)
+
+    def _wait_windows(self, since: int) -> list[str]:
+        """Waits until windows agree with the ledger; returns how they differ in the end."""
+        differences: list[str] = []
+        everything = self.book.since()
+
+        def agree() -> bool:
+            nonlocal differences
+            differences = compare_windows(
+                self.gateway, pipeline.document()["spec"], everything, pipeline=pipeline.NAME, since=since
+            )
+            return not differences
+
+        try:
+            kube.until(agree, what="windows to agree with the ledger", seconds=SETTLE_SECONDS / 2, every=2)
+        except AssertionError:
+            return differences
+        return []
+
+
+def base_time(seconds: float) -> int:
+    """Returns the event time (ms) at which a run of so many seconds begins: all of it lies in the past."""
+    margin = 14 * 86400
+    return int(time.time() - (seconds + 7200) * ACCELERATION - margin) // 86400 * 86400 * 1000
+
+
+__all__ = ["Fault", "Plant", "Probe", "QuickGateway", "base_time", "milliseconds"]
