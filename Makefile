@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export UV_PYTHON_DOWNLOADS := never
 IMAGES ?= auto
+SOAK_SECONDS ?= 600
 export IMAGES
 
 DEV := uv run sensorpipeline-dev
@@ -55,7 +56,13 @@ test-chart: uv ## Helm chart, rendered manifests, rules and Alertmanager configu
 test-e2e: bootstrap ## Whole pipelines on a kind cluster
 	@$(DEV) cluster up
 	@$(DEV) operator
-	@uv run pytest tests/e2e
+	@uv run pytest tests/e2e --ignore=tests/e2e/ledger
+
+.PHONY: reliability
+reliability: bootstrap ## Deal every fault to a pipeline under load, and write docs/reliability.md (SOAK_SECONDS=600)
+	@$(DEV) cluster up
+	@$(DEV) operator
+	@uv run pytest tests/e2e/ledger -s --write-reliability --soak-seconds $(SOAK_SECONDS)
 
 .PHONY: lint
 lint: uv ## Format, lint, types, import contracts, generated files current

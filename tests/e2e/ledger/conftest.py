@@ -16,8 +16,9 @@ SINGLE_FAULTS_SECONDS = 3600
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Adds --soak-seconds and --write-reliability."""
+    """Adds --soak-seconds, --soak-seed and --write-reliability."""
     parser.addoption("--soak-seconds", type=int, default=600, help="how long the soak deals faults (default 600)")
+    parser.addoption("--soak-seed", type=int, default=1, help="decides the order of the soak's faults (default 1)")
     parser.addoption("--write-reliability", action="store_true", help="write the results to docs/reliability.md")
 
 
@@ -38,21 +39,32 @@ def soak_seconds(pytestconfig: pytest.Config) -> int:
 
 
 @pytest.fixture(scope="session")
+def soak_seed(pytestconfig: pytest.Config) -> int:
+    """What decides the order of the soak's faults."""
+    return int(pytestconfig.getoption("--soak-seed", default=1))
+
+
+@pytest.fixture(scope="session")
 def plant(report: Report, soak_seconds: int) -> Iterator[Plant]:
     """The running pipeline and its devices, paused."""
     with pipeline.running() as host:
         token = kube.secret_value(f"{pipeline.NAME}-gateway", "token", namespace=pipeline.NAMESPACE)
-        broker = host, pipeline.open_port("mosquitto")
         url = f"http://{host}:{pipeline.open_port('gateway')}"
-        book = Book()
         made = Plant(
-            book=book, traffic=Traffic([]), gateway=Gateway(url, token), quick=QuickGateway(url, token), broker=broker,
-            report=report, window_devices=set(pipeline.MQTT_DEVICES),
+            book=Book(), traffic=Traffic([]), gateway=Gateway(url, token), quick=QuickGateway(url, token),
+            broker=(host, pipeline.open_port("mosquitto")), report=report,
+            window_devices={*pipeline.MQTT_DEVICES, *pipeline.HTTP_DEVICES},
         )  # fmt: skip
-        origin = base_time(soak_seconds + SINGLE_FAULTS_SECONDS)
-        sensors = [Sensor("meters", name, "energy", origin, n) for n, name in enumerate(pipeline.MQTT_DEVICES)]
-        devices = [Driven(faults.mqtt_device(made, s.fleet, s.name), s) for s in sensors]
-        made.traffic = Traffic(devices)
+        made.traffic = Traffic(devices(made, base_time(soak_seconds + SINGLE_FAULTS_SECONDS)))
         yield made
         made.traffic.close()
-        print("\non the way:", dict(book.events))
+        print("\non the way:", dict(made.book.events))
+
+
+def devices(plant: Plant, origin: int) -> list[Driven]:
+    """Connects the devices that send all the time; `origin` is the event time (ms) of their first reading."""
+    meters = [Sensor("meters", name, "energy", origin, n) for n, name in enumerate(pipeline.MQTT_DEVICES)]
+    farm = [Sensor("farm", name, "soil", origin, n + 100) for n, name in enumerate(pipeline.HTTP_DEVICES)]
+    return [Driven(faults.mqtt_device(plant, s.fleet, s.name), s) for s in meters] + [
+        Driven(faults.http_device(plant, s.fleet, s.name), s) for s in farm
+    ]

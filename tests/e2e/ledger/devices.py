@@ -132,15 +132,19 @@ class HttpDevice:
                     self._waiting.popleft()
 
     def _post(self, batch: list[Entry]) -> bool:
-        """Posts a batch; returns whether the gateway took it."""
-        body = [
-            {"device": e.device, "metric": e.metric, "time": e.time, "value": e.value} for e in batch
-        ]  # fmt: skip
+        """Posts a batch; returns whether the gateway has answered for good: every reading taken, or refused by name."""
+        body = [{"device": e.device, "metric": e.metric, "time": e.time, "value": e.value} for e in batch]
         try:
             response = requests.post(self._url, json=body, headers=self._headers, timeout=HTTP_TIMEOUT_SECONDS)
         except requests.RequestException as error:
             self._book.note(f"HTTP {type(error).__name__}")
             return False
-        if response.status_code != 202:
-            self._book.note(f"HTTP {response.status_code} {response.text[:200]}")
-        return response.status_code == 202
+        # A body of refused readings alone is answered with 422; they are dead letters like others.
+        if response.status_code not in {202, 422}:
+            self._book.note(f"HTTP {response.status_code}")
+            return False
+        refused = {item["index"]: item["reason"] for item in response.json()["rejected"]}
+        wanted = {index: entry.refused for index, entry in enumerate(batch) if entry.refused}
+        if refused != wanted:
+            self._book.note(f"HTTP refused {refused}, should have refused {wanted}")
+        return True

@@ -58,15 +58,10 @@ def document() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def selector(component: str, fleet_name: str | None = None) -> str:
-    """Returns the label selector of a component's pods."""
-    labels = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/component={component}"
-    return labels + (f",sensorpipeline.io/fleet={fleet_name}" if fleet_name else "")
-
-
-def pods(component: str, fleet_name: str | None = None) -> list[dict[str, Any]]:
+def pods(component: str) -> list[dict[str, Any]]:
     """Returns the pods of a component."""
-    return kube.get_list("pods", namespace=NAMESPACE, selector=selector(component, fleet_name))
+    labels = f"app.kubernetes.io/instance={NAME},app.kubernetes.io/component={component}"
+    return kube.get_list("pods", namespace=NAMESPACE, selector=labels)
 
 
 def open_port(component: str) -> int:

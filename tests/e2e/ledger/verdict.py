@@ -63,10 +63,12 @@ def held(gateway: Gateway, *, since: int, received: int) -> Held:
 
 
 def letter(item: dict[str, Any]) -> tuple[Key, str]:
-    """Returns the reading that a dead letter holds, and the reason. Only MQTT messages of the ledger are known."""
-    topic = item["source"].removeprefix("mqtt:")
-    _, device, metric = topic.split("/")
-    return (device, metric, int(json.loads(base64.b64decode(item["payload"]))["ts"])), item["reason"]
+    """Returns the reading that a dead letter of the ledger's devices holds, and the reason."""
+    body = json.loads(base64.b64decode(item["payload"]))
+    if item["source"].startswith("http:"):
+        return (body["device"], body["metric"], int(body["time"])), item["reason"]
+    _, device, metric = item["source"].removeprefix("mqtt:").split("/")
+    return (device, metric, int(body["ts"])), item["reason"]
 
 
 def missing(entries: list[Entry], found: Held) -> list[Key]:
