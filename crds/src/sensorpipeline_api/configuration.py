@@ -7,12 +7,16 @@ name. Documents hold no secret: credentials are files, named here by their path.
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from sensorpipeline_api.model import Model
-from sensorpipeline_api.spec import DerivedMetric, Fleet, SimulatedDevice
+from sensorpipeline_api.spec import DerivedMetric, Fleet, SimulatedDevice, Workers
+
+DescribedFleet = Annotated[Fleet, AfterValidator(lambda fleet: fleet.model_copy(update={"workers": Workers()}))]
+"""A fleet as its data plane knows it. How many workers it has and how large they are is left out: a document that
+changed with them would roll every pod when a fleet is scaled."""
 
 CONFIGURATION_PATH = "/etc/sensorpipeline/configuration.json"
 CONFIGURATION_VARIABLE = "SENSORPIPELINE_CONFIGURATION"
@@ -84,7 +88,7 @@ class BridgeConfiguration(Configuration):
     mqtt: MqttConnection
     kafka: KafkaConnection
     topics: Topics
-    fleets: list[Fleet]
+    fleets: list[DescribedFleet]
     share_name: str = Field(description="Group of the shared subscription.")
     batch_maximum_readings: int = 500
     batch_maximum_milliseconds: int = 20
@@ -95,7 +99,7 @@ class WorkerConfiguration(Configuration):
 
     kafka: KafkaConnection
     topics: Topics
-    fleet: Fleet
+    fleet: DescribedFleet
     application_id: str = Field(description="Faust application id: consumer group and prefix of internal topics.")
     replication_factor: int = 1
     flush_milliseconds: int = Field(500, description="How often state and results are written and offsets committed.")
@@ -151,7 +155,7 @@ class GatewayConfiguration(Configuration):
     kafka: KafkaConnection
     topics: Topics
     store: StoreConnection
-    fleets: list[Fleet]
+    fleets: list[DescribedFleet]
     derived_metrics: list[DerivedMetric] = Field([])
     port: int = 8080
     token_file: str | None = None
@@ -188,7 +192,7 @@ class StoreConfiguration(Configuration):
 class SimulatorFleet(Model):
     """What a simulated device needs to know of its fleet."""
 
-    fleet: Fleet
+    fleet: DescribedFleet
     credentials_directory: str | None = Field(
         None, description="One file per device with its MQTT password, or `_fleet`; left out: no authentication."
     )

@@ -126,6 +126,17 @@ def test_changed_configuration_rolls_the_pods_that_use_it_and_no_others() -> Non
     assert {name for name in before if before[name] != after[name]} == {"building-mongodb"}
 
 
+def test_scaling_a_fleet_changes_the_number_of_its_workers_and_nothing_else() -> None:
+    before = build_all(context("building.yaml"))
+    document = yaml.safe_load((ROOT / "examples" / "building.yaml").read_text())
+    fleets = document["spec"]["fleets"]
+    fleets[0]["workers"] = {"minReplicas": 3}
+    after = build_all(context("building.yaml", fleets=fleets))
+    changed = [(one, other) for one, other in zip(before, after, strict=True) if one != other]
+    assert [other["metadata"]["name"] for _, other in changed] == [f"building-worker-{fleets[0]['name']}"]
+    assert [one["spec"] | {"replicas": 3} for one, _ in changed] == [other["spec"] for _, other in changed]
+
+
 def test_what_is_absent_from_the_spec_is_not_built() -> None:
     names = {m["metadata"]["name"] for m in build_all(context("minimal.yaml"))}
     absent = {"minimal-alertmanager", "minimal-grafana", "minimal-simulator", "minimal-derive"}
