@@ -139,6 +139,9 @@ class SinkConfiguration(Configuration):
     topics: Topics
     store: StoreConnection
     group_id: str
+    metrics: dict[str, list[str]] = Field(
+        {}, description="Metrics of each fleet; a record with any other is dead-lettered. A fleet left out: any metric."
+    )
 
 
 class IngestLimits(Model):

@@ -3,6 +3,7 @@
 Times are event times in milliseconds since the epoch, UTC.
 """
 
+from collections.abc import Container
 from enum import StrEnum
 from typing import Annotated
 
@@ -19,6 +20,30 @@ class Reading(msgspec.Struct, frozen=True, array_like=False, gc=False):
     metric: str
     time: Annotated[int, msgspec.Meta(ge=0, le=LAST_TIME)]
     value: float
+
+
+class UnreadableRecordError(ValueError):
+    """A record is not what its topic should hold; the text says why."""
+
+
+_readings_decoder = msgspec.json.Decoder(list[Reading])
+
+
+def decode_readings(value: bytes | None, *, metrics: Container[str] | None) -> list[Reading]:
+    """Returns the readings of a record of a readings topic, whole or not at all; `metrics` are the fleet's (None: any).
+
+    Every part that reads the topic decides with this function, so that what one dead-letters no other stores. Raises
+    UnreadableRecordError.
+    """
+    try:
+        readings = _readings_decoder.decode(value or b"")  # a record without a value, as a compacted topic has
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise UnreadableRecordError(str(error)) from error
+    if metrics is not None:
+        for reading in readings:
+            if reading.metric not in metrics:
+                raise UnreadableRecordError(f"metric {reading.metric[:128]!r} must be one of the fleet's metrics")
+    return readings
 
 
 class Aggregate(msgspec.Struct, frozen=True, gc=False):

@@ -25,21 +25,42 @@ def test_a_time_without_a_zone_is_utc() -> None:
     assert query == {"$and": [{"time": {"$lt": MOMENT}}]}
 
 
-@given(
-    st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)).map(
-        lambda d: d.replace(microsecond=d.microsecond // 1000 * 1000, tzinfo=UTC)
-    ),
-    st.text(max_size=50) | st.binary(min_size=12, max_size=12).map(ObjectId),
+MOMENTS = st.datetimes(datetime(1970, 1, 2), datetime(2100, 1, 1)).map(
+    lambda d: d.replace(microsecond=d.microsecond // 1000 * 1000, tzinfo=UTC)
 )
-def test_a_cursor_says_where_its_document_is(moment: datetime, identity: object) -> None:
+
+
+@given(MOMENTS, st.text(max_size=50))
+def test_a_cursor_says_where_its_document_is(moment: datetime, identity: str) -> None:
     cursor = queries.encode_cursor(queries.LATE, {"time": moment, "_id": identity})
-    assert queries.decode_cursor(cursor) == (moment, identity)
+    assert queries.decode_cursor(queries.LATE, cursor) == (moment, [identity])
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "!!!!", "e30=", "WzEsMl0=", "äöü"])
+@given(MOMENTS, st.text(max_size=50), st.text(max_size=50), st.text(max_size=50))
+def test_a_cursor_of_readings_holds_time_and_series(moment: datetime, fleet: str, device: str, metric: str) -> None:
+    document = {"time": moment, "series": {"fleet": fleet, "device": device, "metric": metric}, "value": 1.0}
+    cursor = queries.encode_cursor(queries.READINGS, document)
+    assert queries.decode_cursor(queries.READINGS, cursor) == (moment, [device, metric, fleet])
+
+
+def test_a_cursor_selects_what_comes_behind_its_document() -> None:
+    document = {"time": MOMENT, "series": {"fleet": "f", "device": "d", "metric": "m"}}
+    cursor = queries.encode_cursor(queries.READINGS, document)
+    query = queries.query(queries.READINGS, {}, begin=None, end=None, cursor=cursor)
+    device, metric = {"series.device": "d"}, {"series.metric": "m"}
+    alternatives = [
+        {"time": {"$gt": MOMENT}},
+        {"time": MOMENT, "series.device": {"$gt": "d"}},
+        {"time": MOMENT} | device | {"series.metric": {"$gt": "m"}},
+        {"time": MOMENT} | device | metric | {"series.fleet": {"$gt": "f"}},
+    ]
+    assert query == {"$and": [{"$or": alternatives}]}
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "!!!!", "e30=", "WzEsMl0=", "WzEsICJhIiwgImIiXQ==", "äöü"])
 def test_a_bad_cursor_is_refused_naming_it(cursor: str) -> None:
     with pytest.raises(ProblemError) as error:
-        queries.decode_cursor(cursor)
+        queries.decode_cursor(queries.LATE, cursor)
     assert error.value.field == "cursor"
 
 

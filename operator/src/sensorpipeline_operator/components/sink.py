@@ -31,6 +31,7 @@ def build_sink(context: Context, passwords: Passwords) -> list[Manifest]:
         topics=topics(context),
         store=store_connection(context),
         group_id=names(context).application("sink"),
+        metrics={fleet.name: [metric.name for metric in fleet.metrics] for fleet in context.spec.fleets},
     )
     document = {"configuration.json": configuration.dump()}
     container = python_container(

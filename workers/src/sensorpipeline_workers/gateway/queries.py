@@ -1,6 +1,6 @@
 """Parameters to MongoDB queries, documents to items, and cursors. Pure.
 
-Lists have a stable order by one or more fields and `_id`; a cursor holds the last item's values of them.
+Lists have a stable order by time and what identifies a document; a cursor holds the last item's values of them.
 """
 
 import base64
@@ -11,8 +11,6 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any
 
-from bson import ObjectId
-
 from sensorpipeline_workers.gateway.problems import ProblemError
 
 Document = dict[str, Any]
@@ -21,15 +19,20 @@ Document = dict[str, Any]
 @dataclass(frozen=True)
 class Listing:
     """A list of the API: its collection, the time field that `from` and `to` speak of, its filters (parameter to
-    document field), and the values of fields that documents of earlier versions lack."""
+    document field), the values of fields that documents of earlier versions lack, and what identifies a document among
+    those of the same time."""
 
     collection: str
     time: str
     filters: dict[str, str]
     defaults: dict[str, str] = field(default_factory=dict)
+    identity: tuple[str, ...] = ("_id",)
 
 
-READINGS = Listing("readings", "time", {"fleet": "series.fleet", "device": "series.device", "metric": "series.metric"})
+READINGS = Listing(
+    "readings", "time", {"fleet": "series.fleet", "device": "series.device", "metric": "series.metric"},
+    identity=("series.device", "series.metric", "series.fleet"),
+)  # fmt: skip
 AGGREGATES = Listing(
     "aggregates", "start", {"window": "window", "fleet": "fleet", "device": "device", "metric": "metric"}, {"unit": ""}
 )
@@ -56,34 +59,52 @@ def query(
     if bounds:
         conditions.append({listing.time: bounds})
     if cursor is not None:
-        time, identity = decode_cursor(cursor)
-        after = [{listing.time: {"$gt": time}}, {listing.time: time, "_id": {"$gt": identity}}]
-        conditions.append({"$or": after})
+        time, identity = decode_cursor(listing, cursor)
+        conditions.append({"$or": _after(listing, time, identity)})
     return {"$and": conditions} if conditions else {}
 
 
+def _after(listing: Listing, time: datetime, identity: list[str]) -> list[Document]:
+    """Returns the alternatives, one of which holds for documents behind a place in the list."""
+    same: Document = {listing.time: time}
+    out: list[Document] = [{listing.time: {"$gt": time}}]
+    for name, value in zip(listing.identity, identity, strict=True):
+        out.append(same | {name: {"$gt": value}})
+        same = same | {name: value}
+    return out
+
+
 def sort(listing: Listing) -> list[tuple[str, int]]:
-    """Returns the order of a list: by time, then by `_id`."""
-    return [(listing.time, 1), ("_id", 1)]
+    """Returns the order of a list: by time, then by what identifies a document."""
+    return [(listing.time, 1), *((name, 1) for name in listing.identity)]
 
 
 def encode_cursor(listing: Listing, document: Document) -> str:
     """Returns the cursor that points behind a document."""
-    identity = document["_id"]
-    kind = "o" if isinstance(identity, ObjectId) else "s"
-    content = [round(document[listing.time].timestamp() * 1000), kind, str(identity)]
+    content = [round(document[listing.time].timestamp() * 1000)]
+    content += [_value(document, name) for name in listing.identity]
     return base64.urlsafe_b64encode(json.dumps(content).encode()).decode()
 
 
-def decode_cursor(cursor: str) -> tuple[datetime, ObjectId | str]:
-    """Returns time and `_id` of a cursor. Raises ProblemError."""
+def decode_cursor(listing: Listing, cursor: str) -> tuple[datetime, list[str]]:
+    """Returns time and identity of the document that a cursor points behind. Raises ProblemError."""
     try:
-        milliseconds, kind, identity = json.loads(base64.urlsafe_b64decode(cursor.encode()))
+        milliseconds, *identity = json.loads(base64.urlsafe_b64decode(cursor.encode()))
         moment = datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
-        return moment, ObjectId(identity) if kind == "o" else str(identity)
+        if len(identity) != len(listing.identity) or not all(isinstance(value, str) for value in identity):
+            raise ValueError("the cursor is of another list")
     except (ValueError, TypeError, KeyError, binascii.Error, OverflowError, OSError) as error:
         message = "cursor must be the value of `next` of an earlier answer"
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, message, field="cursor") from error
+    return moment, identity
+
+
+def _value(document: Document, path: str) -> Any:
+    """Returns the value of a field by its dotted path."""
+    value: Any = document
+    for name in path.split("."):
+        value = value[name]
+    return value
 
 
 def item(listing: Listing, document: Document) -> Document:

@@ -58,3 +58,8 @@ def device_alert() -> Gauge:
 def stored_readings() -> Counter:
     """Readings written to the store."""
     return Counter("sensorpipeline_stored_readings", "Readings written to the store.", ["fleet"])
+
+
+def duplicate_readings() -> Counter:
+    """Readings not written because a reading of the same series and time is stored: the first one stays."""
+    return Counter("sensorpipeline_duplicate_readings", "Readings found to be stored already.", ["fleet"])

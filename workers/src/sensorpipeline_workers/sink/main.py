@@ -18,7 +18,7 @@ def run() -> None:
     topics = configuration.topics
     wanted = {*topics.readings.values(), topics.aggregates, topics.late, topics.alerts, topics.dead_letter}
     wait_for_topics(configuration.kafka, wanted, health)
-    sink = Sink(configuration, Writer(configuration.store), health)
+    sink = Sink(configuration, Writer(configuration.store, beat=health.beat), health)
     signal.signal(signal.SIGTERM, lambda *_: sink.stop())
     signal.signal(signal.SIGINT, lambda *_: sink.stop())
     sink.run()

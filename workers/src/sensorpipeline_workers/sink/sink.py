@@ -1,10 +1,13 @@
-"""The sink's loop: read a batch, write it, commit it. When MongoDB is away it waits, and Kafka keeps."""
+"""The sink's loop: read a batch, write it, commit it; while one batch is written, the next one is read and decoded.
+
+When MongoDB is away it waits, and Kafka keeps: at most two batches are in memory.
+"""
 
 import logging
+import threading
 import time
-from collections import defaultdict
+from collections import deque
 
-import msgspec
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from pymongo.errors import PyMongoError
 from sensorpipeline_api.configuration import SinkConfiguration
@@ -12,19 +15,25 @@ from sensorpipeline_api.configuration import SinkConfiguration
 from sensorpipeline_workers.runtime import metrics
 from sensorpipeline_workers.runtime.health import Health
 from sensorpipeline_workers.runtime.kafka import librdkafka_settings
-from sensorpipeline_workers.sink import documents
-from sensorpipeline_workers.sink.documents import Document
-from sensorpipeline_workers.sink.writer import Writer
+from sensorpipeline_workers.sink.batch import Batch, BatchBuilder, Record
+from sensorpipeline_workers.sink.writer import Outcome, Writer
 
 log = logging.getLogger(__name__)
 
-BATCH_RECORDS = 1000
-POLL_SECONDS = 0.5
+BATCH_SIZE = 20_000
+"""Readings, or other documents, that are written together when that many are there."""
+MESSAGES_AT_ONCE = 2_000
+POLL_SECONDS = 0.1
+WAIT_SECONDS = 0.5
+STOP_SECONDS = 20.0
 DAY_MILLISECONDS = 24 * 3600 * 1000
 
 
 class Sink:
-    """Carries every topic of the pipeline into its collection."""
+    """Carries every topic of the pipeline into its collection.
+
+    One sink per pipeline: the writer shuts out any other (see fence.py), and the newest one stays.
+    """
 
     def __init__(self, configuration: SinkConfiguration, writer: Writer, health: Health) -> None:
         self._topics = configuration.topics
@@ -32,6 +41,10 @@ class Sink:
         self._writer = writer
         self._health = health
         self._stopping = False
+        self._builder = BatchBuilder(configuration.topics, configuration.metrics)
+        self._messages: deque[Message] = deque()
+        self._thread: threading.Thread | None = None
+        self._failure: BaseException | None = None
         self._consumer = Consumer(
             librdkafka_settings(configuration.kafka)
             | {
@@ -41,9 +54,12 @@ class Sink:
                 # Waiting for MongoDB is no reason to lose the partitions; liveness is watched by Kubernetes.
                 "max.poll.interval.ms": DAY_MILLISECONDS,
                 "fetch.message.max.bytes": 4 * 1024 * 1024,
+                "fetch.max.bytes": 8 * 1024 * 1024,
+                "queued.max.messages.kbytes": 16 * 1024,
             }
         )
         self._stored = metrics.stored_readings()
+        self._duplicates = metrics.duplicate_readings()
         self._lag = metrics.consumer_lag_seconds()
         self._processing = metrics.processing_seconds()
         self._end_to_end = metrics.end_to_end_seconds()
@@ -54,109 +70,110 @@ class Sink:
         self._stopping = True
 
     def run(self) -> None:
-        """Runs until `stop`."""
+        """Runs until `stop`. Raises what the writing of a batch raised, other than that MongoDB is away."""
         topics = [*self._fleets, self._topics.aggregates, self._topics.late, self._topics.alerts,
                   self._topics.dead_letter]  # fmt: skip
-        self._consumer.subscribe(topics, on_assign=self._assigned)
         self._wait_for_store()
+        self._consumer.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
         try:
             while not self._stopping:
-                messages = self._consumer.consume(BATCH_RECORDS, POLL_SECONDS)
-                self._health.beat()
-                good = [message for message in messages if self._good(message)]
-                if good:
-                    self._carry(good)
-                else:
-                    self._observe_lag(good)
+                batch = self._read()
+                self._finish()
+                if batch is None:
+                    self._observe_lag(None)
+                elif not self._stopping:
+                    self._begin(batch)
+            self._finish()
         finally:
             self._consumer.close()
 
-    def _assigned(self, _: Consumer, partitions: list[TopicPartition]) -> None:
-        """After a crash or a rebalance, more may be stored than was committed."""
-        self._writer.doubt((self._fleets[p.topic], p.partition) for p in partitions if p.topic in self._fleets)
+    def _assigned(self, _: Consumer, __: list[TopicPartition]) -> None:
+        """Reading begins at the committed offsets; more may be stored."""
+        self._drop_unwritten()
+        self._writer.forget()
 
-    def _good(self, message: Message) -> bool:
-        error = message.error()
-        if error is None:
-            return True
-        if error.code() != KafkaError._PARTITION_EOF:
-            log.warning("Kafka: %s", error.str())
-        return False
+    def _revoked(self, _: Consumer, __: list[TopicPartition]) -> None:
+        self._drop_unwritten()
 
-    def _carry(self, messages: list[Message]) -> None:
+    def _drop_unwritten(self) -> None:
+        """Finishes what is being written; what has only been read is read again by whoever owns it next."""
+        self._finish()
+        self._messages.clear()
+        self._builder.take()
+
+    def _read(self) -> Batch | None:
+        """Returns the next batch, or None when there was nothing to read for a moment."""
+        if not self._messages:
+            self._messages.extend(self._consumer.consume(MESSAGES_AT_ONCE, POLL_SECONDS))
+        self._health.beat()
+        now = time.time_ns() // 1_000_000
+        while self._messages and self._builder.batch.size < BATCH_SIZE:
+            record = _record(self._messages.popleft())
+            if record is not None:
+                self._builder.add(record, now=now)
+        return self._builder.take() if self._builder.batch.offsets else None
+
+    def _begin(self, batch: Batch) -> None:
+        self._thread = threading.Thread(target=self._carry_safely, args=(batch,), name="writer", daemon=True)
+        self._thread.start()
+
+    def _finish(self) -> None:
+        """Waits until the batch at hand is written and committed, or cannot be before we must end."""
+        if self._thread is None:
+            return
+        patience = STOP_SECONDS
+        while self._thread.is_alive():
+            self._thread.join(WAIT_SECONDS)
+            self._health.beat()
+            if self._stopping:
+                patience -= WAIT_SECONDS
+                if patience <= 0:
+                    log.warning("MongoDB does not answer; the batch at hand is written again after the next start")
+                    break
+        self._thread = None
+        if self._failure is not None:
+            raise self._failure
+
+    def _carry_safely(self, batch: Batch) -> None:
+        try:
+            self._carry(batch)
+        except BaseException as error:
+            self._failure = error
+
+    def _carry(self, batch: Batch) -> None:
         begin = time.monotonic()
-        groups = self._documents(messages)
         while not self._stopping:
             try:
-                stored = self._write(groups)
+                outcome = self._writer.write(batch)
                 break
             except PyMongoError as error:
                 log.warning("MongoDB: %s", error)
+                self._observe_lag(batch)
                 self._wait_for_store()
         else:
             return
-        self._commit(messages)
-        for fleet, count in stored.items():
-            self._stored.labels(fleet).inc(count)
-        now = time.time() * 1000
-        for message in messages:
-            if message.topic() in self._fleets:
-                self._end_to_end.observe(max(0.0, now - message.timestamp()[1]) / 1000)
+        self._commit(batch)
+        self._count(batch, outcome)
         self._processing.observe(time.monotonic() - begin)
-        self._observe_lag(messages)
+        self._observe_lag(batch)
 
-    def _documents(self, messages: list[Message]) -> dict[str, list[Document]]:
-        """Returns the documents of a batch by collection; a record that is none becomes a dead letter."""
-        groups: dict[str, list[Document]] = defaultdict(list)
-        for message in messages:
-            topic, value = message.topic() or "", message.value() or b""
-            partition, offset = message.partition() or 0, message.offset() or 0
-            position = f"{topic}/{partition}/{offset}"
-            try:
-                if topic in self._fleets:
-                    fleet = self._fleets[topic]
-                    groups["readings"] += documents.reading_documents(
-                        value, fleet=fleet, partition=partition, offset=offset
-                    )
-                elif topic == self._topics.aggregates:
-                    groups["aggregates"].append(documents.aggregate_document(value))
-                elif topic == self._topics.late:
-                    groups["late"].append(documents.late_document(value))
-                elif topic == self._topics.alerts:
-                    groups["alerts"].append(documents.alert_document(value))
-                else:
-                    groups["dead_letters"].append(documents.dead_letter_document(value, position=position))
-            except (msgspec.MsgspecError, OverflowError, ValueError) as error:
-                if topic in self._fleets:
-                    continue  # the stream worker, which reads the same record, dead-letters it
-                now = time.time_ns() // 1_000_000
-                poison = documents.poison_document(value, position=position, now=now, error=str(error))
-                groups["dead_letters"].append(poison)
-                self._dead_letters.labels("", poison["reason"]).inc()
-        return groups
-
-    def _write(self, groups: dict[str, list[Document]]) -> dict[str, int]:
-        """Writes all documents; returns the number of readings stored by fleet."""
-        stored: dict[str, int] = defaultdict(int)
-        by_fleet: dict[str, list[Document]] = defaultdict(list)
-        for document in groups.get("readings", []):
-            by_fleet[document["series"]["fleet"]].append(document)
-        for fleet, readings in by_fleet.items():
-            stored[fleet] = self._writer.readings(readings)
-        self._writer.aggregates(groups.get("aggregates", []))
-        for collection in ("late", "alerts", "dead_letters"):
-            self._writer.replace(collection, groups.get(collection, []))
-        return stored
-
-    def _commit(self, messages: list[Message]) -> None:
-        positions: dict[tuple[str, int], int] = {}
-        for message in messages:
-            positions[message.topic() or "", message.partition() or 0] = (message.offset() or 0) + 1
-        offsets = [TopicPartition(topic, partition, offset) for (topic, partition), offset in positions.items()]
+    def _commit(self, batch: Batch) -> None:
+        offsets = [TopicPartition(topic, partition, offset) for (topic, partition), offset in batch.offsets.items()]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
             log.warning("offsets were not committed, the next commit or owner covers it: %s", error.args[0].str())
+
+    def _count(self, batch: Batch, outcome: Outcome) -> None:
+        for fleet in batch.received:
+            self._stored.labels(fleet).inc(outcome.stored[fleet])
+            self._duplicates.labels(fleet).inc(outcome.duplicates[fleet])
+        for fleet, count in (batch.poison + outcome.refused).items():
+            self._dead_letters.labels(fleet, "InvalidJson").inc(count)
+        now = time.time() * 1000
+        for timestamps in batch.timestamps.values():
+            for timestamp in timestamps:
+                self._end_to_end.observe(max(0.0, now - timestamp) / 1000)
 
     def _wait_for_store(self) -> None:
         while not self._stopping:
@@ -170,14 +187,31 @@ class Sink:
                 self._health.set_waiting(f"MongoDB: {type(error).__name__}")
             time.sleep(1)
 
-    def _observe_lag(self, messages: list[Message]) -> None:
-        """A full batch says that more waits; then the age of its oldest record is the lag."""
-        oldest: dict[str, int] = {}
-        if len(messages) >= BATCH_RECORDS:
-            for message in messages:
-                fleet = self._fleets.get(message.topic() or "")
-                if fleet is not None:
-                    oldest[fleet] = min(oldest.get(fleet, message.timestamp()[1]), message.timestamp()[1])
+    def _observe_lag(self, batch: Batch | None) -> None:
+        """The lag is the age of the oldest reading of the batch at hand, if more waits behind it."""
         now = time.time() * 1000
-        for fleet in self._fleets.values():
-            self._lag.labels(fleet).set(max(0.0, now - oldest.get(fleet, now)) / 1000)
+        for topic, fleet in self._fleets.items():
+            timestamps = batch.timestamps.get(fleet) if batch is not None else None
+            behind = timestamps and batch is not None and self._more(batch, topic)
+            self._lag.labels(fleet).set(max(0.0, now - min(timestamps)) / 1000 if timestamps and behind else 0.0)
+
+    def _more(self, batch: Batch, topic: str) -> bool:
+        """Whether Kafka has records of a topic behind a batch."""
+        for (name, partition), offset in batch.offsets.items():
+            if name == topic:
+                marks = self._consumer.get_watermark_offsets(TopicPartition(topic, partition), cached=True)
+                if marks is not None and marks[1] > offset:
+                    return True
+        return False
+
+
+def _record(message: Message) -> Record | None:
+    error = message.error()
+    if error is None:
+        timestamp = message.timestamp()[1]
+        return Record(
+            message.topic() or "", message.partition() or 0, message.offset() or 0, timestamp, message.value() or b""
+        )  # fmt: skip
+    if error.code() != KafkaError._PARTITION_EOF:
+        log.warning("Kafka: %s", error.str())
+    return None

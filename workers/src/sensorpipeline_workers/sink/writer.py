@@ -1,103 +1,278 @@
-"""Documents to collections. Each write may be repeated: readings are looked up by their Kafka position where it is
-uncertain whether they are there, everything else has an `_id` made from its content."""
+"""A batch to the pipeline's database. A batch may be written again after any failure.
 
-from collections.abc import Iterable
+A reading is identified by its series and time; the first one that came stays. Time-series collections have no unique
+index, so readings that may be stored already (`frontier.py`) are looked up first. Everything else is written over by
+its `_id`.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import bson
+import bson.json_util
+import msgspec
 import pymongo
-from pymongo.errors import BulkWriteError
-from pymongo.operations import ReplaceOne, UpdateOne
+from pymongo.errors import OperationFailure
+from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 from sensorpipeline_api.configuration import StoreConnection
+from sensorpipeline_api.records import Reading
 
-from sensorpipeline_workers.sink.documents import Document
+from sensorpipeline_workers.sink.batch import Batch
+from sensorpipeline_workers.sink.documents import (
+    EncodedDocument,
+    ReadingEncoder,
+    Series,
+    Upsert,
+    moment,
+    poison_upsert,
+)
+from sensorpipeline_workers.sink.fence import WRITE_CONCERN, Fence, raise_write_concern
+from sensorpipeline_workers.sink.frontier import Found, Frontiers, LookUp, Readings
 
 DUPLICATE_KEY = 11000
-Position = tuple[str, int]
-"""A fleet and a partition of its readings topic."""
+MAXIMUM_DOCUMENTS = 20_000
+MAXIMUM_BYTES = 8 * 1024 * 1024
+MAXIMUM_UPSERTS = 2_000
+MAXIMUM_DEVICES = 20_000
+ROWS_AT_ONCE = 10_000
+SPARE_ROWS = 10_000
+
+EARLY_MILLISECONDS = 24 * 3600 * 1000
+"""MongoDB 6.0 does not find times of the first hour of 1970 (as clocks that were reset send) by a lower bound: it
+compares with an identifier of the bucket that is an hour older, which wraps around."""
+
+# Errors that mongod may give for one document and that say nothing about it: the store is in trouble, and the batch is
+# written again. Any other error of one document makes it a dead letter, which holds all of it.
+TRANSIENT = frozenset({
+    6,  # HostUnreachable
+    13,  # Unauthorized
+    18,  # AuthenticationFailed
+    24,  # LockTimeout
+    26,  # NamespaceNotFound
+    39,  # FileStreamFailed
+    50,  # MaxTimeMSExpired
+    64,  # WriteConcernFailed
+    89,  # NetworkTimeout
+    91,  # ShutdownInProgress
+    112,  # WriteConflict
+    134,  # ReadConcernMajorityNotAvailableYet
+    146,  # ExceededMemoryLimit
+    189,  # PrimarySteppedDown
+    202,  # NetworkInterfaceExceededTimeLimit
+    251,  # NoSuchTransaction
+    262,  # ExceededTimeLimit
+    317,  # ConnectionPoolExpired
+    391,  # ReauthenticationRequired
+    9001,  # SocketException
+    10107,  # NotWritablePrimary
+    11600,  # InterruptedAtShutdown
+    11601,  # Interrupted
+    11602,  # InterruptedDueToReplStateChange
+    13435,  # NotPrimaryNoSecondaryOk
+    13436,  # NotPrimaryOrSecondary
+    14031,  # OutOfDiskSpace
+})  # fmt: skip
+
+
+@dataclass
+class Outcome:
+    """What writing a batch did, by fleet."""
+
+    stored: Counter[str] = field(default_factory=Counter)
+    duplicates: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
 
 
 class Writer:
-    """The pipeline's database. Raises pymongo.errors.PyMongoError when it cannot be reached."""
+    """The pipeline's database. Raises pymongo.errors.PyMongoError when it cannot be reached, and
+    fence.SupersededError when another sink writes to it."""
 
-    def __init__(self, connection: StoreConnection) -> None:
+    def __init__(self, connection: StoreConnection, *, beat: Callable[[], None] = lambda: None) -> None:
         uri = Path(connection.uri_file).read_text().strip()
-        self._client: pymongo.MongoClient[Document] = pymongo.MongoClient(
-            uri, retryWrites=False, serverSelectionTimeoutMS=5000, appname="sink", tz_aware=True
+        self._client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
+            uri, retryWrites=False, retryReads=False, serverSelectionTimeoutMS=5000, connectTimeoutMS=5000,
+            appname="sink", tz_aware=True,
+        )  # fmt: skip
+        self._database: Any = self._client.get_database(
+            connection.database, write_concern=WriteConcern(w="majority", j=True)
         )
-        database = self._client.get_database(connection.database, write_concern=WriteConcern(w="majority", j=True))
-        self._database: Any = database
-        self._uncertain: set[Position] = set()
+        self._readings: Any = self._database.get_collection("readings", read_concern=ReadConcern("majority"))
+        self._fence = Fence(self._client, self._database)
+        self._frontiers = Frontiers()
+        self._encoder = ReadingEncoder()
+        self._beat = beat
 
     def ready(self) -> bool:
-        """Whether the collection of readings exists, which the store agent makes. Raises PyMongoError."""
+        """Whether the collection of readings exists, which the store agent makes."""
         return "readings" in self._database.list_collection_names(filter={"name": "readings"})
 
-    def doubt(self, positions: Iterable[Position]) -> None:
-        """Says that more may be stored of these partitions than was committed."""
-        self._uncertain |= set(positions)
+    def forget(self) -> None:
+        """Forgets what is stored: after a rebalance, others may have written."""
+        self._frontiers.forget()
+        self._fence.doubt()
 
-    def readings(self, documents: list[Document]) -> int:
-        """Inserts readings that are not there yet, grouped by series; returns how many it inserted."""
-        missing, settled = self._missing(documents)
-        if missing:
-            missing.sort(key=lambda d: (d["series"]["device"], d["series"]["metric"]))
-            touched = {(d["series"]["fleet"], d["p"]) for d in missing}
-            before = self._uncertain & touched
-            self.doubt(touched)
-            self._database["readings"].insert_many(missing, ordered=False)
-            self._uncertain -= touched - before
-        self._uncertain -= settled
-        return len(missing)
+    def write(self, batch: Batch) -> Outcome:
+        """Stores a batch, of which any part may be stored already."""
+        outcome = Outcome()
+        for fleet, count in batch.received.items():
+            outcome.duplicates[fleet] = count
+        refused = self._write_readings(batch.readings, outcome)
+        self._write_upserts([*batch.upserts.values(), *refused], outcome)
+        for fleet in batch.received:
+            outcome.duplicates[fleet] -= outcome.stored[fleet] + outcome.refused[fleet]
+        return outcome
 
-    def _missing(self, documents: list[Document]) -> tuple[list[Document], set[Position]]:
-        """Returns the documents that are not stored, and the partitions of which nothing more is in doubt."""
-        first: dict[Position, int] = {}
-        for document in documents:
-            position = document["series"]["fleet"], document["p"]
-            if position in self._uncertain:
-                first[position] = min(first.get(position, document["o"]), document["o"])
-        stored: set[tuple[str, int, int, int]] = set()
-        settled: set[Position] = set()
-        for (fleet, partition), offset in first.items():
-            query = {"series.fleet": fleet, "p": partition, "o": {"$gte": offset}}
-            found = {
-                (fleet, partition, row["o"], row["i"])
-                for row in self._database["readings"].find(query, {"p": 1, "o": 1, "i": 1, "_id": 0})
-            }
-            if not found:
-                settled.add((fleet, partition))
-            stored |= found
-        missing = [d for d in documents if (d["series"]["fleet"], d["p"], d["o"], d["i"]) not in stored]
-        return missing, settled
+    def _write_readings(self, readings: Readings, outcome: Outcome) -> list[Upsert]:
+        """Returns the dead letters of readings that MongoDB refuses."""
+        if not readings:
+            return []
+        self._fence.raise_()
+        found = Found()
+        for question in self._frontiers.look_ups(readings):
+            self._look_up(question, found)
+        new, after = self._frontiers.begin(readings, found)
+        refused: list[Upsert] = []
+        for chunk in _chunks(new):
+            refused += self._insert(chunk, outcome)
+        self._frontiers.settle(after)
+        return refused
 
-    def aggregates(self, documents: list[Document]) -> None:
-        """Writes aggregates; of one window the highest revision stays, and the later one of equal revisions."""
-        newest: dict[str, Document] = {}
-        for document in documents:
-            known = newest.get(document["_id"])
-            if known is None or document["revision"] >= known["revision"]:
-                newest[document["_id"]] = document
-        operations = [
-            UpdateOne(
-                {"_id": key, "revision": {"$lte": document["revision"]}},
-                {"$set": {k: v for k, v in document.items() if k != "_id"}},
-                upsert=True,
-            )
-            for key, document in newest.items()
-        ]
-        try:
-            if operations:
-                self._database["aggregates"].bulk_write(operations, ordered=False)
-        except BulkWriteError as error:
-            # An upsert that finds the key taken met a higher revision, which is what should stay.
-            if any(e["code"] != DUPLICATE_KEY for e in error.details["writeErrors"]):
-                raise
+    def _look_up(self, question: LookUp, found: Found) -> None:
+        devices = list(question.times)
+        for start in range(0, len(devices), MAXIMUM_DEVICES):
+            part = {device: question.times[device] for device in devices[start : start + MAXIMUM_DEVICES]}
+            self._ask(replace(question, times=part), found)
 
-    def replace(self, collection: str, documents: list[Document]) -> None:
-        """Writes documents by their `_id`."""
-        newest = {document["_id"]: document for document in documents}
-        operations = [ReplaceOne({"_id": key}, document, upsert=True) for key, document in newest.items()]
-        if operations:
-            self._database[collection].bulk_write(operations, ordered=False)
+    def _ask(self, question: LookUp, found: Found) -> None:
+        """Asks; a question for the newest times whose answer is too long is asked again without that."""
+        query = _query(question)
+        limit = 4 * question.size + SPARE_ROWS if question.last is None else 0
+        rows = 0
+        newest: dict[str, int] = {}
+        for device, stored_time in self._rows(query, limit):
+            rows += 1
+            newest[device] = max(stored_time, newest.get(device, stored_time))
+            if stored_time in question.times[device]:
+                found.stored.setdefault((question.fleet, device, question.metric), set()).add(stored_time)
+        if question.last is not None:
+            return
+        if rows == limit:
+            found.incomplete.update((question.fleet, device, question.metric) for device in question.times)
+            self._ask(question.closed(), found)
+            return
+        for device, newest_time in newest.items():
+            found.stored.setdefault((question.fleet, device, question.metric), set()).add(newest_time)
+
+    def _rows(self, query: dict[str, Any], limit: int) -> Iterator[tuple[str, int]]:
+        """Returns device and time (ms) of stored readings."""
+        shape = {"_id": 0, "d": "$series.device", "t": {"$toLong": "$time"}}
+        cursor = self._readings.find(query, shape, limit=limit, batch_size=ROWS_AT_ONCE, session=self._fence.session)
+        for number, row in enumerate(cursor):
+            if number % ROWS_AT_ONCE == 0:
+                self._beat()
+            yield row["d"], row["t"]
+
+    def _insert(self, chunk: Readings, outcome: Outcome) -> list[Upsert]:
+        """Inserts readings, those of a series side by side; returns the dead letters of those that MongoDB refuses."""
+        made: list[EncodedDocument] = []
+        for series, values in chunk.items():
+            made += self._encoder.documents(series, values)
+        answer = self._fence.write("insert", "readings", documents=made)
+        errors = answer.get("writeErrors", [])
+        _raise_transient(errors)
+        for (fleet, _, _), values in chunk.items():
+            outcome.stored[fleet] += len(values)
+        if not errors:
+            return []
+        flat = [(series, time, value) for series, values in chunk.items() for time, value in values.items()]
+        refused = [(*flat[error["index"]], str(error.get("errmsg"))) for error in errors]
+        for (fleet, _, _), _, _, _ in refused:
+            outcome.stored[fleet] -= 1
+            outcome.refused[fleet] += 1
+        return [_refused_reading(*parts) for parts in refused]
+
+    def _write_upserts(self, upserts: list[Upsert], outcome: Outcome) -> None:
+        collections: dict[str, list[Upsert]] = {}
+        for upsert in upserts:
+            collections.setdefault(upsert.collection, []).append(upsert)
+        for collection, group in collections.items():
+            for start in range(0, len(group), MAXIMUM_UPSERTS):
+                poison = self._upsert(collection, group[start : start + MAXIMUM_UPSERTS])
+                outcome.refused[""] += len(poison)
+                if poison:
+                    self._upsert("dead_letters", poison)
+
+    def _upsert(self, collection: str, group: list[Upsert]) -> list[Upsert]:
+        """Writes documents by their `_id`; returns the dead letters of those that MongoDB refuses."""
+        answer = self._database.command(
+            "update", collection, updates=[u.statement for u in group], ordered=False, writeConcern=WRITE_CONCERN
+        )
+        raise_write_concern(answer)
+        # An upsert that finds the key taken met a higher revision, which is what should stay.
+        errors = [error for error in answer.get("writeErrors", []) if error["code"] != DUPLICATE_KEY]
+        _raise_transient(errors)
+        return [_refused_upsert(group[error["index"]], str(error.get("errmsg"))) for error in errors]
+
+
+def _query(question: LookUp) -> dict[str, Any]:
+    """Returns the MongoDB query of a question, which the index series_time answers. The span of times selects buckets,
+    the times themselves then spare us the rows between them."""
+    query: dict[str, Any] = {
+        "series.fleet": question.fleet,
+        "series.device": {"$in": list(question.times)},
+        "series.metric": question.metric,
+    }
+    span: dict[str, Any] = {} if question.last is None else {"$lte": moment(question.last)}
+    if question.first >= EARLY_MILLISECONDS:
+        span["$gte"] = moment(question.first)
+        if question.last is not None:
+            span["$in"] = [moment(wanted) for wanted in sorted(set().union(*question.times.values()))]
+    return query | {"time": span} if span else query
+
+
+def _chunks(readings: Readings) -> Iterator[Readings]:
+    """Splits readings into parts that one command can hold."""
+    chunk: Readings = {}
+    documents = size = 0
+    for series, values in readings.items():
+        each = 100 + 4 * sum(map(len, series))
+        rest = list(values.items())
+        while rest:
+            room = max(1, min(MAXIMUM_DOCUMENTS - documents, (MAXIMUM_BYTES - size) // each))
+            part, rest = rest[:room], rest[room:]
+            chunk[series] = dict(part)
+            documents += len(part)
+            size += len(part) * each
+            if documents >= MAXIMUM_DOCUMENTS or size >= MAXIMUM_BYTES:
+                yield chunk
+                chunk, documents, size = {}, 0, 0
+    if chunk:
+        yield chunk
+
+
+def _raise_transient(errors: list[dict[str, Any]]) -> None:
+    for error in errors:
+        if error["code"] in TRANSIENT:
+            raise OperationFailure(str(error.get("errmsg")), error["code"], error)
+
+
+def _refused_reading(series: Series, time: int, value: float, message: str) -> Upsert:
+    fleet, device, metric = series
+    record = msgspec.json.encode([Reading(device, metric, time, value)])
+    source = f"store:readings/{fleet}/{device}/{metric}/{time}"
+    return poison_upsert(record, source=source, fleet=fleet, now=_now(), error=message)
+
+
+def _refused_upsert(upsert: Upsert, message: str) -> Upsert:
+    document = bson.json_util.dumps(bson.decode(upsert.statement.raw)["u"]).encode()
+    source = f"store:{upsert.collection}/{upsert.key}"
+    return poison_upsert(document, source=source, fleet="", now=_now(), error=message)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

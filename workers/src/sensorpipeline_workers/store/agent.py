@@ -130,6 +130,8 @@ class StoreAgent:
         existing = {index["name"]: index for index in database[collection.name].list_indexes()}
         for index in collection.indexes:
             self._keep_index(database, collection.name, index, existing.get(index.name))
+        for name in existing.keys() & set(collection.former_indexes):
+            database[collection.name].drop_index(name)
 
     def _keep_index(self, database: Any, collection: str, index: Index, existing: dict[str, Any] | None) -> None:
         if existing is not None and existing.get("expireAfterSeconds") != index.expire_after:

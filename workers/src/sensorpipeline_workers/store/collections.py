@@ -19,12 +19,14 @@ class Index:
 
 @dataclass(frozen=True)
 class Collection:
-    """A collection; `options` are those of `create`, `expire_after` (s) is that of a time-series collection."""
+    """A collection; `options` are those of `create`, `expire_after` (s) is that of a time-series collection.
+    `former_indexes` are the names of those that earlier versions made."""
 
     name: str
     options: dict[str, Any]
     indexes: tuple[Index, ...]
     expire_after: int | None = None
+    former_indexes: tuple[str, ...] = ()
 
 
 def compute_collections(configuration: StoreConfiguration) -> tuple[Collection, ...]:
@@ -38,9 +40,9 @@ def compute_collections(configuration: StoreConfiguration) -> tuple[Collection, 
             options={"timeseries": series},
             indexes=(
                 Index("series_time", (("series.fleet", 1), ("series.device", 1), ("series.metric", 1), ("time", 1))),
-                Index("position", (("series.fleet", 1), ("p", 1), ("o", 1))),
             ),
             expire_after=configuration.reading_retention_days * DAY_SECONDS or None,
+            former_indexes=("position",),
         ),
         Collection(
             name="aggregates",

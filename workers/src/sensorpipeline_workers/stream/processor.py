@@ -10,14 +10,20 @@ from dataclasses import dataclass, field
 
 import msgspec
 from sensorpipeline_api.configuration import WorkerConfiguration
-from sensorpipeline_api.records import Aggregate, Alert, DeadLetter, DeadLetterReason, Late, Reading
+from sensorpipeline_api.records import (
+    Aggregate,
+    Alert,
+    DeadLetter,
+    DeadLetterReason,
+    Late,
+    UnreadableRecordError,
+    decode_readings,
+)
 
 from sensorpipeline_workers.engine.plan import compile_fleet
 from sensorpipeline_workers.engine.series import close_idle, process
 from sensorpipeline_workers.engine.state import SeriesState, decode, encode
 from sensorpipeline_workers.stream.table import split_key, table_key
-
-_readings = msgspec.json.Decoder(list[Reading])
 
 
 @dataclass
@@ -49,15 +55,11 @@ class Processor:
 
     def record(self, *, topic: str, partition: int, offset: int, value: bytes | None, now: int) -> None:
         """Takes one record of the readings topic in. A record that cannot be read becomes a dead letter."""
-        value = value or b""  # a record without a value, as a compacted topic has
         try:
-            readings = _readings.decode(value)
-            unknown = {reading.metric for reading in readings} - self._plans.keys()
-            if unknown:
-                raise msgspec.ValidationError(f"metric must be one of {sorted(self._plans)}, got {sorted(unknown)}")
-        except msgspec.MsgspecError as error:
+            readings = decode_readings(value, metrics=self._plans)
+        except UnreadableRecordError as error:
             source = f"kafka:{topic}/{partition}/{offset}"
-            payload = base64.b64encode(value).decode()
+            payload = base64.b64encode(value or b"").decode()
             reason = DeadLetterReason.INVALID_JSON.value
             self._emissions.append(DeadLetter(source, self._fleet, now, payload, reason, str(error)))
             return
