@@ -1,5 +1,8 @@
 """Runs the gateway."""
 
+import signal
+import sys
+
 import uvicorn
 from sensorpipeline_api.configuration import GatewayConfiguration
 
@@ -11,7 +14,9 @@ def run() -> None:
     """Runs until SIGTERM; requests under way are answered first."""
     configuration = GatewayConfiguration.load()
     Health().serve(configuration.metrics_port)
+    # The server raises the signal again when it has ended in good order, which is then no failure.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     uvicorn.run(
         build_application(configuration), host="0.0.0.0", port=configuration.port, log_level="warning",
-        timeout_graceful_shutdown=5,
+        timeout_graceful_shutdown=15, server_header=False,
     )  # fmt: skip

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -16,7 +17,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from sensorpipeline_api.configuration import GatewayConfiguration
 from sensorpipeline_api.records import DeadLetter, Reading
 
-from sensorpipeline_workers.ingest.batch import Batch, Batcher, partition_of
+from sensorpipeline_workers.ingest.batch import Batch, Batcher, Lane
 from sensorpipeline_workers.runtime import metrics
 from sensorpipeline_workers.runtime.kafka import librdkafka_settings
 
@@ -26,6 +27,7 @@ BATCH_READINGS = 500
 BATCH_SECONDS = 0.004
 DELIVERY_SECONDS = 8.0
 ANSWER_SECONDS = 10.0
+KNOWN_DEVICES = 100_000
 
 
 class KafkaAwayError(Exception):
@@ -77,7 +79,7 @@ class Outbox:
             "reconnect.backoff.max.ms": 1000,
         }
         self._producer = Producer(self._settings)
-        self._partitions: dict[str, int] = {}
+        self._lanes: dict[tuple[str, str], Lane[Delivery]] = {}
         self._batcher: Batcher[Delivery] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._reports: deque[tuple[Batch[Delivery] | DeadLetter, list[Delivery], KafkaError | None]] = deque()
@@ -102,13 +104,13 @@ class Outbox:
         try:
             partitions = await self._learn_partitions()
             self._batcher = Batcher(partitions, maximum_readings=BATCH_READINGS, maximum_seconds=BATCH_SECONDS)
-            self._partitions = partitions
             await asyncio.Event().wait()
         finally:
             self._flush(everything=True)
             await asyncio.to_thread(self._producer.flush, DELIVERY_SECONDS)
             self._stopping.set()
             await asyncio.to_thread(self._thread.join)
+            self._settle()
 
     async def send(self, readings: dict[str, list[Reading]], letters: list[DeadLetter]) -> None:
         """Returns when Kafka has all readings (by fleet) and dead letters. Raises KafkaAwayError, within
@@ -118,11 +120,12 @@ class Outbox:
         delivery = Delivery()
         for fleet, items in readings.items():
             topic = self._topics.readings[fleet]
-            for group in self._groups(topic, items):
-                delivery.expect()
-                batch = self._batcher.add(topic, group, delivery, now=time.monotonic())
-                if batch is not None:
-                    self._produce_batch(batch)
+            for lane, group in self._groups(self._batcher, topic, items):
+                for piece in self._batcher.pieces(group):
+                    delivery.expect()
+                    batch = self._batcher.put(lane, piece, delivery, now=time.monotonic())
+                    if batch is not None:
+                        self._produce_batch(batch)
         for letter in letters:
             delivery.expect()
             self._produce(
@@ -132,23 +135,19 @@ class Outbox:
         self._arm()
         await delivery.wait(ANSWER_SECONDS)
 
-    def _groups(self, topic: str, items: list[Reading]) -> list[list[Reading]]:
-        """Returns the readings by partition, in pieces that fit a record."""
-        if len(items) == 1:
-            return [items]
-        count = self._partitions[topic]
-        places: dict[str, int] = {}
-        by_partition: dict[int, list[Reading]] = {}
+    def _groups(
+        self, batcher: Batcher[Delivery], topic: str, items: list[Reading]
+    ) -> Iterable[tuple[Lane[Delivery], list[Reading]]]:
+        """Returns the readings by partition, each with the lane of a device of it."""
+        groups: dict[int, tuple[Lane[Delivery], list[Reading]]] = {}
         for reading in items:
-            place = places.get(reading.device)
-            if place is None:
-                place = places[reading.device] = partition_of(reading.device, count)
-            by_partition.setdefault(place, []).append(reading)
-        return [
-            group[n : n + BATCH_READINGS]
-            for group in by_partition.values()
-            for n in range(0, len(group), BATCH_READINGS)
-        ]
+            lane = self._lanes.get((topic, reading.device))
+            if lane is None:
+                if len(self._lanes) >= KNOWN_DEVICES:
+                    self._lanes.clear()
+                lane = self._lanes[topic, reading.device] = batcher.lane(topic, reading.device)
+            groups.setdefault(lane.partition, (lane, []))[1].append(reading)
+        return groups.values()
 
     def _arm(self) -> None:
         """Makes sure that open batches are produced in time."""
