@@ -45,6 +45,7 @@ offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
 group.initial.rebalance.delay.ms=100
 message.max.bytes=4194304
+auto.create.topics.enable=false
 EOF
 export CLASSPATH='/opt/kafka/libs/*'
 java -Xmx128m kafka.tools.StorageTool format --cluster-id 4L6g3nShT-eMCtK--X86sw --config /tmp/server.properties
@@ -140,10 +141,10 @@ def topics(kafka: str) -> Topics:
     return create_topics(kafka)
 
 
-def create_topics(server: str, *, readings: dict[str, str] | None = None) -> Topics:
-    """Creates the topics of a pipeline of its own, with one fleet `f` of 2 partitions. `readings` is the configuration
-    of the readings' topic."""
-    name = f"p{uuid.uuid4().hex[:8]}"
+def create_topics(server: str, *, readings: dict[str, str] | None = None, name: str | None = None) -> Topics:
+    """Creates the topics of a pipeline of its own, or those that are missing of the pipeline `name`, with one fleet
+    `f` of 2 partitions. `readings` is the configuration of the readings' topic."""
+    name = name or f"p{uuid.uuid4().hex[:8]}"
     made = Topics(
         readings={"f": f"{name}.f.readings"}, aggregates=f"{name}.aggregates", late=f"{name}.late",
         alerts=f"{name}.alerts", dead_letter=f"{name}.dead-letter",
@@ -152,7 +153,8 @@ def create_topics(server: str, *, readings: dict[str, str] | None = None) -> Top
     config = {"max.message.bytes": "4194304"}
     new = [NewTopic(made.readings["f"], 2, 1, config=readings or {})]
     new += [NewTopic(t, 1, 1, config=config) for t in (made.aggregates, made.late, made.alerts, made.dead_letter)]
-    for future in admin.create_topics(new).values():
+    known = admin.list_topics(timeout=10).topics
+    for future in admin.create_topics([topic for topic in new if topic.topic not in known]).values():
         future.result()
     return made
 
@@ -191,6 +193,15 @@ class Part:
         assert self._process is not None
         pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+    @property
+    def ready(self) -> bool:
+        """Whether the part says that it does its work."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/readyz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except OSError:
+            return False
 
     def metric(self, name: str) -> float:
         """Returns the sum of a metric over its labels, 0 when the part does not answer yet."""

@@ -92,6 +92,9 @@ class BridgeConfiguration(Configuration):
     share_name: str = Field(description="Group of the shared subscription.")
     batch_maximum_readings: int = 500
     batch_maximum_milliseconds: int = 20
+    replicas: int = Field(1, description="Members of the group; sessions of members beyond them are adopted.")
+    member_domain: str | None = Field(None, description="Domain in which a member's pod has a name while it exists.")
+    adoption_seconds: int = Field(60, description="How often the first member looks for sessions to adopt.")
 
 
 class WorkerConfiguration(Configuration):

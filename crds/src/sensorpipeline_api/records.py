@@ -120,6 +120,7 @@ class DeadLetterReason(StrEnum):
     UNKNOWN_DEVICE = "UnknownDevice"
     UNKNOWN_METRIC = "UnknownMetric"
     TOO_LARGE = "TooLarge"
+    UNREADABLE = "Unreadable"
 
 
 class DeadLetter(msgspec.Struct, frozen=True, gc=False, rename="camel"):

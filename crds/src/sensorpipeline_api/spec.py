@@ -158,6 +158,23 @@ class Mqtt(Model):
     mosquitto: Mosquitto | None = Field(None, description="A broker managed by the operator.")
 
 
+class Bridge(Model):
+    """The bridge from MQTT to Kafka."""
+
+    replicas: int = Field(
+        1,
+        description="Number of members that share the messages; when there are fewer, the first adopts what waits for "
+        "those that are gone.",
+        ge=1,
+        le=16,
+    )
+    batch_maximum_readings: int = Field(500, description="Readings after which a Kafka record is sent.", ge=1, le=2000)
+    batch_maximum_milliseconds: int = Field(
+        20, description="How long a Kafka record waits for more readings.", ge=1, le=1000
+    )
+    resources: Resources = Field(Resources(), description="Compute resources of a member's pod.")
+
+
 class KafkaCluster(Model):
     """A Kafka cluster in KRaft mode run by the operator."""
 
@@ -592,6 +609,7 @@ class SensorPipelineSpec(Model):
         DeletionPolicy.RETAIN, description="Whether data volumes outlive the resource."
     )
     mqtt: Mqtt = Field(Mqtt(mosquitto=Mosquitto()), description="Where devices publish.")
+    bridge: Bridge = Field(Bridge(), description="What carries messages from MQTT to Kafka.")
     kafka: Kafka = Field(Kafka(cluster=KafkaCluster()), description="The buffer.")
     store: Store = Field(Store(mongodb=MongoDB()), description="The database.")
     fleets: list[Fleet] = Field(

@@ -14,6 +14,7 @@ from sensorpipeline_operator.components.objects import (
     config_map,
     configuration_volume,
     credential_mount,
+    disruption_budget,
     hash_of,
     names,
     python_container,
@@ -25,7 +26,7 @@ from sensorpipeline_operator.components.secrets import MQTT_BRIDGE, Passwords, a
 
 def build_bridge(context: Context, passwords: Passwords) -> list[Manifest]:
     """Returns the bridge's objects."""
-    made = names(context)
+    made, spec = names(context), context.spec.bridge
     configuration = BridgeConfiguration(
         pipeline=context.name,
         mqtt=mqtt_connection(context, bridge=True),
@@ -33,8 +34,14 @@ def build_bridge(context: Context, passwords: Passwords) -> list[Manifest]:
         topics=topics(context),
         fleets=context.spec.fleets,
         share_name=made.application("bridge"),
+        batch_maximum_readings=spec.batch_maximum_readings,
+        batch_maximum_milliseconds=spec.batch_maximum_milliseconds,
+        replicas=spec.replicas,
+        member_domain=made.host("metrics"),
     )
     document = {"configuration.json": configuration.dump()}
+    # The number of members is read again while they run, so that a change of it ends or begins pods and no more.
+    rolls = configuration.model_copy(update={"replicas": 1}).dump()
     volumes = [configuration_volume(context, "bridge"), kafka_volume(context, "bridge")]
     mounts = [credential_mount("kafka")]
     if asks_for_credentials(context):
@@ -42,15 +49,16 @@ def build_bridge(context: Context, passwords: Passwords) -> list[Manifest]:
         mounts.append(credential_mount("mqtt"))
     container = python_container(
         context, "bridge", ["sensorpipeline-workers", "bridge"], image=context.images.workers, cpu="10m",
-        memory="96Mi", limit="384Mi", mounts=mounts,
+        memory="96Mi", limit="384Mi", override=spec.resources, mounts=mounts,
     )  # fmt: skip
     pod = Pod(
         containers=[container],
         volumes=volumes,
-        configuration=[document, hash_of([passwords.kafka["bridge"], passwords.mqtt])],
+        configuration=[rolls, hash_of(passwords.kafka["bridge"])],
         exposes_metrics=True,
     )
-    return [
+    out = [
         config_map(context, "bridge", document),
-        stateful_set(context, "bridge", pod, replicas=1, service_name=made.child("metrics")),
+        stateful_set(context, "bridge", pod, replicas=spec.replicas, service_name=made.child("metrics")),
     ]
+    return [*out, disruption_budget(context, "bridge")] if spec.replicas > 1 else out

@@ -166,6 +166,11 @@ class Carrier:
                 refusal = Refusal(error.reason, str(error), payload)
                 self._bury(packet.topic, route.fleet, refusal, pending, now)
                 continue
+            except Exception as error:  # a mistake of ours must not stop all messages behind this one
+                log.exception("a message of %s cannot be decoded", packet.topic)
+                refusal = Refusal(DeadLetterReason.UNREADABLE, f"the decoder failed: {error!r}", payload)
+                self._bury(packet.topic, route.fleet, refusal, pending, now)
+                continue
             if refused or len(readings) > maximum:
                 self._take_items(packet.topic, route, readings, refused, pending, now)
                 continue

@@ -3,9 +3,11 @@
 import os
 import signal
 import socket
+import threading
 
 from sensorpipeline_api.configuration import BridgeConfiguration
 
+from sensorpipeline_workers.bridge.adoption import Adoption
 from sensorpipeline_workers.bridge.bridge import Bridge
 from sensorpipeline_workers.bridge.carrier import Counters
 from sensorpipeline_workers.runtime.health import Health
@@ -15,14 +17,22 @@ from sensorpipeline_workers.runtime.topics import wait_for_topics
 def run() -> None:
     """Runs until SIGTERM; what was received is carried over and acknowledged first.
 
-    The client id is the host's name: a StatefulSet keeps it, so a restarted bridge finds its session again.
+    The client id is the pod's name: a StatefulSet keeps it, so a restarted bridge finds its session again. The first
+    member also adopts the sessions of members that are gone for good.
     """
     configuration = BridgeConfiguration.load()
     health = Health()
     health.serve(configuration.metrics_port)
     topics = configuration.topics
     partitions = wait_for_topics(configuration.kafka, {*topics.readings.values(), topics.dead_letter}, health)
-    bridge = Bridge(configuration, partitions, Counters(), health)
+    client_id = os.environ.get("POD_NAME") or socket.gethostname()
+    group, _, ordinal = client_id.rpartition("-")
+    counters = Counters()
+    bridge = Bridge(configuration, partitions, counters, health)
+    adoption = Adoption(group, partitions, counters)
     signal.signal(signal.SIGTERM, lambda *_: bridge.stop())
     signal.signal(signal.SIGINT, lambda *_: bridge.stop())
-    bridge.run(client_id=os.environ.get("POD_NAME") or socket.gethostname())
+    if ordinal == "0":
+        threading.Thread(target=adoption.run, name="adoption", daemon=True).start()
+    bridge.run(client_id)
+    adoption.stop()

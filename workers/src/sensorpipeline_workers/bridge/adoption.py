@@ -1,0 +1,104 @@
+"""Sessions that nobody will come back for: what waits in them is carried to Kafka, and then they end.
+
+A member that is told to stop keeps its session, since it cannot know whether it comes back; while it is away the broker
+keeps giving the session its share of the messages. When the group has become smaller, the first member takes the
+sessions beyond it over, one after another, by their client ids: it ends the subscription, so that the queue grows no
+more, carries the queue to Kafka, and ends the session. Members whose pods still exist are left alone.
+"""
+
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from pydantic import ValidationError
+from sensorpipeline_api.configuration import BridgeConfiguration
+
+from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError
+from sensorpipeline_workers.bridge.connection import Connection, ConnectionLostError
+from sensorpipeline_workers.bridge.topics import subscriptions
+
+log = logging.getLogger(__name__)
+
+MAXIMUM_MEMBERS = 16
+SILENCE_SECONDS = 1.0
+_NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
+
+
+class Adoption:
+    """Looks for sessions to adopt until `stop`. `group` is the part of the client ids before the ordinal; `load`
+    reads the configuration document anew, since the number of members may change."""
+
+    def __init__(
+        self, group: str, partitions: dict[str, int], counters: Counters,
+        load: Callable[[], BridgeConfiguration] = BridgeConfiguration.load,
+    ) -> None:  # fmt: skip
+        self._group = group
+        self._partitions = partitions
+        self._counters = counters
+        self._load = load
+        self._stop = threading.Event()
+
+    def stop(self) -> None:
+        """Asks to end; a session that is not empty stays as it is."""
+        self._stop.set()
+
+    def run(self) -> None:
+        """Looks now and then; whatever goes wrong is tried again at the next look."""
+        while not self._stop.is_set():
+            seconds = 60
+            try:
+                configuration = self._load()
+                seconds = configuration.adoption_seconds
+                self._look(configuration)
+            except (ConnectionLostError, KafkaRefusedError, OSError, ValidationError) as error:
+                log.warning("looking for sessions to adopt: %s", error)
+            self._stop.wait(seconds)
+
+    def _look(self, configuration: BridgeConfiguration) -> None:
+        for ordinal in range(configuration.replicas, MAXIMUM_MEMBERS):
+            client_id = f"{self._group}-{ordinal}"
+            if not self._stop.is_set() and not _exists(client_id, configuration.member_domain):
+                self._adopt(client_id, configuration)
+
+    def _adopt(self, client_id: str, configuration: BridgeConfiguration) -> None:
+        with Connection(configuration.mqtt, client_id=client_id, receive_maximum=RECEIVE_MAXIMUM) as connection:
+            if connection.session_present:
+                log.info("adopting the session of %s", client_id)
+                connection.unsubscribe(subscriptions(configuration.fleets, configuration.share_name))
+                carrier = Carrier(configuration, self._partitions, self._counters, self._give_up_if_stopped)
+                self._empty(carrier, connection)
+                log.info("the session of %s is empty", client_id)
+            connection.disconnect(end_session=True)
+
+    def _empty(self, carrier: Carrier, connection: Connection) -> None:
+        """Carries the session's messages until the broker, asked after the last acknowledgement, has no more."""
+        last_heard, answer = time.monotonic(), None
+        while answer is None or connection.pongs < answer:
+            self._give_up_if_stopped()
+            if carrier.full:
+                connection.keep_alive()
+                carrier.poll(0.05)
+            elif packets := connection.receive(carrier.wait_seconds(0.2)):
+                carrier.take(packets)
+                last_heard, answer = time.monotonic(), None
+            carrier.turn(connection)
+            if answer is None and carrier.idle and time.monotonic() - last_heard > SILENCE_SECONDS:
+                connection.ping()
+                answer = connection.pongs + 1
+
+    def _give_up_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise KafkaRefusedError("the bridge was told to stop")
+
+
+def _exists(pod: str, domain: str | None) -> bool:
+    """Whether a member's pod exists, or may exist: nobody could be asked."""
+    if domain is None:
+        return False
+    try:
+        socket.getaddrinfo(f"{pod}.{domain}", None)
+    except socket.gaierror as error:
+        return error.errno not in _NO_SUCH_NAME
+    return True
