@@ -49,6 +49,9 @@ class Sink:
             librdkafka_settings(configuration.kafka)
             | {
                 "group.id": configuration.group_id,
+                # There is one sink: one that is started again takes its predecessor's place at once, which may not
+                # have left the group.
+                "group.instance.id": "sink",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 # Waiting for MongoDB is no reason to lose the partitions; liveness is watched by Kubernetes.
@@ -212,6 +215,8 @@ def _record(message: Message) -> Record | None:
         return Record(
             message.topic() or "", message.partition() or 0, message.offset() or 0, timestamp, message.value() or b""
         )  # fmt: skip
+    if error.fatal():
+        raise KafkaException(error)  # such as another sink in our place
     if error.code() != KafkaError._PARTITION_EOF:
         log.warning("Kafka: %s", error.str())
     return None

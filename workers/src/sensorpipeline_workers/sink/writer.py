@@ -107,6 +107,10 @@ class Writer:
         self._encoder = ReadingEncoder()
         self._beat = beat
 
+    def close(self) -> None:
+        """Ends all connections."""
+        self._client.close()
+
     def ready(self) -> bool:
         """Whether the collection of readings exists, which the store agent makes."""
         return "readings" in self._database.list_collection_names(filter={"name": "readings"})
