@@ -11,11 +11,11 @@ No code is shared with the engine. Readings are taken in the order in which each
 - A derived metric has a value for each start at which all of its inputs have one.
 """
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 import pandas as pd
+from e2e.recompute_derived import derived_results
 
 Row = dict[str, Any]
 COLUMNS = ["window", "device", "start", "value", "count"]
@@ -63,10 +63,9 @@ def recompute(spec: Row, readings: list[Row], *, closed: bool = False) -> Expect
                 rows += [{"window": window["name"], "device": device, **row} for row in found]
                 late += [{"window": window["name"], "device": device, **row} for row in refused]
     aggregates = pd.DataFrame(rows, columns=COLUMNS)
-    for derived in spec.get("derivedMetrics", []):
-        values = _derived(derived, aggregates)
-        if not values.empty:
-            aggregates = pd.concat([aggregates, values], ignore_index=True)
+    derived = derived_results(spec, aggregates)
+    if not derived.empty:
+        aggregates = pd.concat([aggregates, derived], ignore_index=True)
     return Expected(aggregates, pd.DataFrame(late, columns=["window", "device", "time", "lateBySeconds"]))
 
 
@@ -108,20 +107,3 @@ def _results(function: str, frame: pd.DataFrame) -> list[Row]:
         if value is not None:
             rows.append({"start": start, "value": float(value), "count": len(values)})
     return rows
-
-
-def _derived(derived: Row, aggregates: pd.DataFrame) -> pd.DataFrame:
-    """Evaluates plain arithmetic over windows, the part of CEL that is arithmetic in Python, too."""
-    inputs = re.findall(r'(\w+)\["([^"]+)"\]', derived["expression"])
-    found = {(row.window, row.device, row.start): row for row in aggregates.itertuples()}
-    rows: list[Row] = []
-    for start in sorted(set(aggregates["start"])):
-        if not all((window, device, start) in found for window, device in inputs):
-            continue
-        scope: dict[str, dict[str, float]] = {}
-        for window, device in inputs:
-            scope.setdefault(window, {})[device] = found[window, device, start].value
-        value = eval(derived["expression"], {"__builtins__": {}}, scope)  # arithmetic from our own example files
-        count = sum(int(found[window, device, start][5]) for window, device in inputs)
-        rows.append({"window": derived["name"], "device": None, "start": start, "value": value, "count": count})
-    return pd.DataFrame(rows, columns=COLUMNS)

@@ -106,6 +106,8 @@ def test_the_buildings_windows_equal_the_recompute_from_the_ledger(
     assert len(windows[windows.window == "AggDayRest"]) >= 2
     with gateway("building", namespace=building_namespace) as client:
         wait_agreement(client, "building", results)
+        units = {item["window"]: item["unit"] for item in client.all("/v1/aggregates", fleet="derived")}
+        assert units == {"AggDayRest": "Wh", "AggDayRestShare": "%"}
 
 
 def test_accepted_late_readings_revise_their_windows(

@@ -109,21 +109,22 @@ class WorkerConfiguration(Configuration):
 
 
 class DerivedInput(Model):
-    """One input of a derived metric: a window of a device."""
+    """One input of a derived metric: a window of a device, or, without a device, another derived metric."""
 
     window: str
-    device: str
+    device: str = ""
 
 
 class DerivedPlan(Model):
-    """A derived metric with the inputs its expression names."""
+    """A derived metric with the inputs its expression names and the unit of its results."""
 
     metric: DerivedMetric
     inputs: list[DerivedInput]
+    unit: str = ""
 
 
 class DeriveConfiguration(Configuration):
-    """Cross-fleet metrics: reads and writes the aggregates topic.
+    """Cross-fleet metrics: reads and writes the aggregates topic. `derived` is in the order of dependency.
 
     A derived aggregate has window = metric = the derived metric's name, fleet = "derived", device = the pipeline.
     """

@@ -1,9 +1,11 @@
-"""Expressions of derived metrics: CEL over windows, such as `AggDay["HVAC1"] + AggDay.HVAC2`.
+"""Expressions of derived metrics: CEL over windows, such as `AggDay["HVAC1"] + AggDay.HVAC2`, and over other derived
+metrics, which have no device: `Cooling / AggDay["Etot"]`.
 
 The operator parses them to refuse what cannot work; derive evaluates them. Both use this module.
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import celpy
@@ -28,7 +30,7 @@ class NestingError(ExpressionError):
 
 
 Evaluate = Callable[[Mapping[tuple[str, str], float]], float]
-"""From the value of each (window, device) to the expression's value."""
+"""From the value of each (window, device) to the expression's value; of a derived metric the device is ""."""
 
 
 SAMPLES = (1.0, 7.5)
@@ -36,14 +38,19 @@ SAMPLES = (1.0, 7.5)
 
 
 def parse_expression(expression: str) -> list[DerivedInput]:
-    """Returns the inputs that an expression names, sorted. Raises ExpressionError, also when it gives no number."""
+    """Returns the inputs that an expression names, sorted; one without a device is another derived metric. Raises
+    ExpressionError, also when the expression gives no number."""
     found: set[tuple[str, str]] = set()
     try:
         _collect(_compile(expression), found)
     except RecursionError:
         raise NestingError() from None
     if not found:
-        raise ExpressionError('must name at least one window of a device, as in AggDay["HVAC1"]')
+        raise ExpressionError('must name at least one window of a device, as in AggDay["HVAC1"], or derived metric')
+    windows = {window for window, device in found if device}
+    both = sorted(windows & {window for window, device in found if not device})
+    if both:
+        raise ExpressionError(f'{both[0]} must be used either always as {both[0]}["<device>"] or always as {both[0]}')
     evaluate = compile_expression(expression)
     problems: list[ExpressionError] = []
     for sample in SAMPLES:
@@ -56,17 +63,21 @@ def parse_expression(expression: str) -> list[DerivedInput]:
     return [DerivedInput(window=window, device=device) for window, device in sorted(found)]
 
 
+@lru_cache(maxsize=1024)
 def compile_expression(expression: str) -> Evaluate:
     """Returns the function that evaluates an expression. Raises ExpressionError when it does not parse; the function
     raises ExpressionError when the values have no result, such as a division by zero, or none that is a number."""
     program = celpy.Environment().program(_with_decimals(_compile(expression)))
 
     def evaluate(values: Mapping[tuple[str, str], float]) -> float:
-        activation: dict[str, dict[str, float]] = {}
+        activation: dict[str, Any] = {}
         for (window, device), value in values.items():
-            activation.setdefault(window, {})[device] = float(value)
+            if device:
+                activation.setdefault(window, {})[device] = float(value)
+            else:
+                activation[window] = float(value)
         try:
-            found: Any = program.evaluate({name: json_to_cel(devices) for name, devices in activation.items()})
+            found: Any = program.evaluate({name: json_to_cel(value) for name, value in activation.items()})
         except RecursionError:
             raise NestingError() from None
         except (CELEvalError, TypeError, ValueError, ZeroDivisionError) as error:
@@ -76,6 +87,29 @@ def compile_expression(expression: str) -> Evaluate:
         return float(found)
 
     return evaluate
+
+
+def only_adds(expression: str) -> bool:
+    """Whether an expression does nothing but add and subtract, so that its result has the unit of its inputs. Raises
+    ExpressionError when it does not parse."""
+    return _only_adds(_compile(expression))
+
+
+_ADDING = {"addition", "addition_add", "addition_sub", "paren_expr", "unary_neg", "ident", "literal"}
+
+
+def _only_adds(node: Tree[Token] | Token) -> bool:
+    if isinstance(node, Token):
+        return True
+    if _reference(node) is not None:
+        return True
+    single = len(node.children) == 1 or node.data == "unary"
+    fits = node.data in _ADDING or (single and node.data in _PASSING)
+    return fits and all(_only_adds(child) for child in node.children)
+
+
+_PASSING = {"expr", "conditionalor", "conditionaland", "relation", "multiplication", "unary", "member", "primary"}
+"""Rules of the grammar that pass their one child on when nothing of theirs is there."""
 
 
 def _compile(expression: str) -> Tree[Token]:
@@ -97,18 +131,30 @@ def _with_decimals(tree: Tree[Token]) -> Tree[Token]:
 
 
 def _collect(tree: Tree[Token], found: set[tuple[str, str]]) -> None:
-    """Gathers window references; any other use of a name is an error."""
-    if tree.data in {"member_index", "member_dot"}:
-        window = _identifier(tree.children[0])
-        device = _device(tree)
-        if window is not None and device is not None:
-            found.add((window, device))
-            return
-    if tree.data == "ident":
-        raise ExpressionError(f'{tree.children[0]} must be used as {tree.children[0]}["<device>"]')
+    """Gathers references to windows and derived metrics; a name that is followed by anything but a device is an
+    error."""
+    reference = _reference(tree)
+    if reference is not None:
+        found.add(reference)
+        return
+    if tree.data in {"member_index", "member_dot", "member_dot_arg"}:
+        name = _identifier(tree.children[0])
+        if name is not None:
+            raise ExpressionError(f'{name} must be used as {name}["<device>"]')
     for child in tree.children:
         if isinstance(child, Tree):
             _collect(child, found)
+
+
+def _reference(tree: Tree[Token]) -> tuple[str, str] | None:
+    """Returns the window and device, or the derived metric and "", that a node refers to, if it does."""
+    if tree.data == "ident":
+        return str(tree.children[0]), ""
+    if tree.data in {"member_index", "member_dot"}:
+        window, device = _identifier(tree.children[0]), _device(tree)
+        if window is not None and device:
+            return window, device
+    return None
 
 
 def _only_child(node: object) -> object:

@@ -402,7 +402,14 @@ class DerivedMetric(Model):
 
     name: Identifier = Field(description="Name of the derived metric.")
     expression: str = Field(
-        description='CEL over windows, for example: AggDay["HVAC1"] + AggDay["HVAC2"].', min_length=1, max_length=4096
+        description='CEL over windows of devices and other derived metrics: AggDay["HVAC1"] / AggDayTotal.',
+        min_length=1,
+        max_length=4096,
+    )
+    unit: str = Field(
+        "",
+        description="Unit of the value; by default the inputs' own, when they share one and are only added.",
+        max_length=32,
     )
 
 

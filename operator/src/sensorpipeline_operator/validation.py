@@ -4,24 +4,25 @@ import itertools
 from collections import Counter
 
 from sensorpipeline_api.configuration import DerivedPlan
-from sensorpipeline_api.expressions import ExpressionError, parse_expression
 from sensorpipeline_api.model import as_float
-from sensorpipeline_api.spec import Fleet, PayloadFormat, SensorPipelineSpec, Threshold, Window
+from sensorpipeline_api.spec import Fleet, PayloadFormat, SensorPipelineSpec, Threshold
 
+from sensorpipeline_operator.derived import compute_derived
 from sensorpipeline_operator.errors import InvalidSpecError
 
 MQTT_RESERVED = {"bridge"}
 
 
 def validate(spec: SensorPipelineSpec) -> tuple[DerivedPlan, ...]:
-    """Returns the derived metrics with their inputs. Raises InvalidSpecError for the first thing that cannot work."""
+    """Returns the derived metrics with their inputs, in the order of dependency. Raises InvalidSpecError for the first
+    thing that cannot work."""
     for number, fleet in enumerate(spec.fleets):
         _check_fleet(fleet, f"spec.fleets[{number}]")
     _check_users(spec)
     _check_topics(spec)
     _check_series(spec)
     _check_simulation(spec)
-    return tuple(_derived(spec, number) for number in range(len(spec.derived_metrics)))
+    return compute_derived(spec)
 
 
 def _check_fleet(fleet: Fleet, path: str) -> None:
@@ -108,31 +109,3 @@ def _check_simulation(spec: SensorPipelineSpec) -> None:
         if device.uniform is not None and as_float(device.uniform.minimum) > as_float(device.uniform.maximum):
             message = f"must be less than or equal to maximum ({device.uniform.maximum})"
             raise InvalidSpecError("InvalidRange", f"{path}.uniform.minimum", message)
-
-
-def _derived(spec: SensorPipelineSpec, number: int) -> DerivedPlan:
-    metric = spec.derived_metrics[number]
-    path = f"spec.derivedMetrics[{number}].expression"
-    try:
-        inputs = parse_expression(metric.expression)
-    except ExpressionError as error:
-        raise InvalidSpecError("InvalidExpression", path, str(error)) from error
-    known: dict[str, list[tuple[Fleet, Window]]] = {}
-    for fleet in spec.fleets:
-        for window in fleet.windows:
-            known.setdefault(window.name, []).append((fleet, window))
-    periods: dict[int, str] = {}
-    for item in inputs:
-        if item.window not in known:
-            message = f"names the window {item.window}, must be one of {', '.join(sorted(known)) or 'none'}"
-            raise InvalidSpecError("UnknownWindow", path, message)
-        fitting = [w for f, w in known[item.window] if not f.devices or item.device in f.devices]
-        if not fitting:
-            message = f"names the device {item.device} of window {item.window}, which no fleet with that window lists"
-            raise InvalidSpecError("UnknownDevice", path, message)
-        for window in fitting:
-            periods[window.period_seconds] = item.window
-    if len(periods) > 1:
-        message = f"joins windows of different length, must be one: {sorted(periods)} s"
-        raise InvalidSpecError("DifferentPeriods", path, message)
-    return DerivedPlan(metric=metric, inputs=inputs)

@@ -56,3 +56,19 @@ def test_derived_metrics_need_all_inputs() -> None:
     ]  # fmt: skip
     found = recompute(spec, rows)
     assert [row for row in windows(found) if row[0] == "R"] == [("R", 0, 5.0, 2)]
+
+
+def test_derived_metrics_of_derived_metrics_in_any_order_and_none_for_a_division_by_zero() -> None:
+    spec = {
+        "fleets": [fleet("Sum")],
+        "derivedMetrics": [
+            {"name": "Ratio", "expression": 'Rest / W["b"]'}, {"name": "Rest", "expression": 'W["a"] - W["b"]'},
+        ],
+    }  # fmt: skip
+    rows = [
+        {"fleet": "f", "device": device, "metric": "m", "time": time * 1000, "value": value}
+        for device, time, value in [("a", 0, 7.0), ("b", 0, 2.0), ("a", 100, 1.0), ("b", 100, 0.0), ("a", 200, 0.0),
+                                    ("b", 200, 0.0)]
+    ]  # fmt: skip
+    found = [row for row in windows(recompute(spec, rows)) if row[0] != "W"]
+    assert found == [("Rest", 0, 5.0, 2), ("Rest", 100, 1.0, 2), ("Ratio", 0, 2.5, 3)]

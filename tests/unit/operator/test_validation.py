@@ -39,6 +39,11 @@ def derived(expression: str) -> list[dict[str, str]]:
 
 HOURLY = {"name": "Hour", "metric": "m", "function": "Sum", "periodSeconds": 3600}
 
+CYCLE = [{"name": name, "expression": expression} for name, expression in
+         [("Above", "A + 1"), ("A", 'B + Day["a1"]'), ("B", "C * 2"), ("C", "A + Day.a1")]]  # fmt: skip
+CHAINED = [{"name": "Mixed", "expression": "ByDay + ByHour"}, {"name": "ByDay", "expression": "Day.a1"},
+           {"name": "ByHour", "expression": "Hour.b1"}]  # fmt: skip
+
 CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"fleets": [fleet(metrics=[{"name": "m", "minimum": "5", "maximum": "1"}])]}, "fleets[0].metrics[0].minimum", "1"),
     ({"fleets": [fleet(thresholds=[{"name": "T", "metric": "m", "above": "5", "clear": "6"}])]},
@@ -54,6 +59,13 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"derivedMetrics": derived('Day["a2"]')}, "derivedMetrics[0].expression", "a2"),
     ({"fleets": [fleet(), fleet("b", windows=[HOURLY])], "derivedMetrics": derived('Day["a1"] + Hour["b1"]')},
      "derivedMetrics[0].expression", "different length"),
+    ({"derivedMetrics": derived("Day + 1")}, "derivedMetrics[0].expression", 'must be with a device: Day["<device>"]'),
+    ({"derivedMetrics": derived("Other + 1")}, "derivedMetrics[0].expression", "must be one of Day, Rest"),
+    ({"derivedMetrics": derived("Rest.a1 + 1")}, "derivedMetrics[0].expression", "must be without a device"),
+    ({"derivedMetrics": derived('Rest + Day["a1"]')}, "derivedMetrics[0].expression", "Rest needs Rest"),
+    ({"derivedMetrics": CYCLE}, "derivedMetrics[1].expression", "must not depend on itself: A needs B needs C needs A"),
+    ({"fleets": [fleet(), fleet("b", windows=[HOURLY])], "derivedMetrics": CHAINED}, "derivedMetrics[0].expression",
+     "different length"),
     ({"simulation": simulated(name="a9")}, "simulation.devices[0].name", "devices of a"),
     ({"fleets": [fleet(topic="spBv1.0/g/DDATA/n/{device}", payload={"format": "SparkplugB"})],
       "simulation": simulated()}, "simulation.devices[0].fleet", "SparkplugB"),

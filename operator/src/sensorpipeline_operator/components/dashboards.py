@@ -105,9 +105,9 @@ def _sensors(context: Context) -> dashboard.Dashboard:
     if context.derived:
         built = built.with_row(dashboard.Row("derived"))
     for plan in context.derived:
-        period = max(periods[i.window] for i in plan.inputs)
+        period = periods[plan.metric.name] = max(periods[i.window] for i in plan.inputs)
         expression = _aggregate_expression(plan.metric.name, "derived", period)
-        built = built.with_panel(_chart(plan.metric.name, _unit(""), _query(expression, "{{window}}")))
+        built = built.with_panel(_chart(plan.metric.name, _unit(plan.unit), _query(expression, "{{window}}")))
     return built
 
 
