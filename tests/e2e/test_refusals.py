@@ -39,7 +39,7 @@ REFUSED = [
      "periodSeconds in body should be greater than or equal to 1"),
     ("a topic without {device}", "spec.fleets.0.topic", "rooms/temperature",
      "topic must contain the placeholder {device}"),
-    ("neither member of a union", "spec.mqtt", {}, "exactly one of mosquitto must be set"),
+    ("neither member of a union", "spec.mqtt", {}, "exactly one of mosquitto and external must be set"),
     ("both members of a union", "spec.alerting", {"receivers": [{"name": "both",
      "webhook": {"urlSecretRef": {"name": "a", "key": "b"}}, "slack": {"urlSecretRef": {"name": "a", "key": "b"}}}]},
      "exactly one of discord, slack and webhook must be set"),

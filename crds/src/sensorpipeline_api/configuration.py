@@ -94,6 +94,7 @@ class BridgeConfiguration(Configuration):
     batch_maximum_milliseconds: int = 20
     replicas: int = Field(1, description="Members of the group; sessions of members beyond them are adopted.")
     member_domain: str | None = Field(None, description="Domain in which a member's pod has a name while it exists.")
+    guard_client_id: str | None = Field(None, description="Session that a broker holds from its start, to be emptied.")
     adoption_seconds: int = Field(60, description="How often the first member looks for sessions to adopt.")
 
 

@@ -137,6 +137,32 @@ class SecretKeyReference(Model):
     key: SecretKey = Field(description="Key within the Secret.")
 
 
+class IssuerKind(StrEnum):
+    """Where a cert-manager issuer is kept."""
+
+    ISSUER = "Issuer"
+    CLUSTER_ISSUER = "ClusterIssuer"
+
+
+class IssuerReference(Model):
+    """An issuer of cert-manager."""
+
+    name: ObjectName = Field(description="Name of the issuer.")
+    kind: IssuerKind = Field(IssuerKind.ISSUER, description="Issuer: of the same namespace. ClusterIssuer: of all.")
+
+
+class ServerTls(Model):
+    """The certificate of a server."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("has(self.secretName) != has(self.issuerRef)", "tls: exactly one of secretName and issuerRef must be set")
+        )
+    )
+    secret_name: ObjectName | None = Field(None, description="Secret with the keys tls.crt and tls.key.")
+    issuer_ref: IssuerReference | None = Field(None, description="cert-manager's issuer that signs a certificate.")
+
+
 class Mosquitto(Model):
     """A Mosquitto broker run by the operator."""
 
@@ -147,15 +173,65 @@ class Mosquitto(Model):
         MqttAuthentication.CREDENTIALS, description="Credentials: every client needs a user and password. None: open."
     )
     service: Service = Field(Service(), description="How devices reach the broker.")
+    tls: ServerTls | None = Field(
+        None,
+        description="Devices connect by TLS, at port 8883, and no longer without. Left out: without, at port 1883.",
+    )
+    maximum_connections: int = Field(
+        10000, description="Connections beyond this many are refused, the pipeline's own included.", ge=10, le=1000000
+    )
+    maximum_message_bytes: int = Field(
+        2097152,
+        description="Largest message that the broker takes, topic and properties included; who sends a larger one is "
+        "disconnected.",
+        ge=1024,
+        le=2097152,
+    )
+
+
+class TlsMode(StrEnum):
+    """Whether a connection is encrypted."""
+
+    ENABLED = "Enabled"
+    DISABLED = "Disabled"
+
+
+class ExternalMqtt(Model):
+    """A broker that exists already. It must know MQTT 5 and shared subscriptions, and keep sessions."""
+
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            ("self.tls == 'Enabled' || !has(self.caSecretName)", "caSecretName must not be set when tls is Disabled")
+        )
+    )
+    host: str = Field(
+        description="Name or address of the broker, and of its certificate.",
+        pattern=r"^[A-Za-z0-9]([-.:A-Za-z0-9]*[A-Za-z0-9])?$",
+        min_length=1,
+        max_length=253,
+    )
+    port: int = Field(8883, description="Port of the broker.", ge=1, le=65535)
+    tls: TlsMode = Field(
+        TlsMode.ENABLED, description="Enabled: the broker must show a certificate for its host. Disabled: in clear."
+    )
+    ca_secret_name: ObjectName | None = Field(
+        None, description="Secret whose key ca.crt holds the authorities to trust; left out: those of the system."
+    )
+    credentials_secret_name: ObjectName | None = Field(
+        None, description="Secret with the keys username and password; left out: the broker asks for none."
+    )
 
 
 class Mqtt(Model):
     """The MQTT broker that devices publish to."""
 
     model_config = ConfigDict(
-        json_schema_extra=rules(("has(self.mosquitto)", "mqtt: exactly one of mosquitto must be set"))
+        json_schema_extra=rules(
+            ("has(self.mosquitto) != has(self.external)", "mqtt: exactly one of mosquitto and external must be set")
+        )
     )
     mosquitto: Mosquitto | None = Field(None, description="A broker managed by the operator.")
+    external: ExternalMqtt | None = Field(None, description="A broker of your own.")
 
 
 class Bridge(Model):

@@ -6,6 +6,7 @@ changes nothing, and fields that others own stay theirs.
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,11 +14,13 @@ from typing import Any
 from kubernetes.aio import client, config
 from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.dynamic import DynamicClient
+from kubernetes.aio.dynamic.exceptions import ResourceNotFoundError
 
 from sensorpipeline_operator.components.context import Manifest
 from sensorpipeline_operator.errors import ApiError
 from sensorpipeline_operator.naming import MANAGER
 
+ABSENT_SECONDS = 60.0
 GROUP_VERSION = "sensorpipeline.io/v1alpha1"
 KIND = "SensorPipeline"
 
@@ -32,6 +35,9 @@ CHILD_KINDS = {
 }
 """Every kind of object that a pipeline is made of, with its API version; pruning looks at these."""
 
+OPTIONAL_KINDS = {"Certificate": "cert-manager.io/v1"}
+"""Kinds that a pipeline may ask for, and that a cluster need not know."""
+
 
 class Cluster:
     """An API server. Every method raises ApiError when it refuses or does not answer."""
@@ -40,14 +46,20 @@ class Cluster:
         self.api = api
         self._dynamic = dynamic
         self._resources: dict[str, Any] = {}
+        self._absent: dict[str, float] = {}
 
     async def get_pipeline(self, namespace: str, name: str) -> Manifest | None:
         """Returns a pipeline, or None when it does not exist."""
         return await self._get(GROUP_VERSION, KIND, namespace, name)
 
     async def list_children(self, namespace: str, selector: str) -> list[Manifest]:
-        """Returns the objects of `CHILD_KINDS` that a label selector finds."""
+        """Returns the objects of `CHILD_KINDS` and `OPTIONAL_KINDS` that a label selector finds."""
         lists = [self._list(version, kind, namespace, selector) for kind, version in CHILD_KINDS.items()]
+        lists += [
+            self._list(version, kind, namespace, selector)
+            for kind, version in OPTIONAL_KINDS.items()
+            if await self._knows(version, kind)
+        ]
         return [item for found in await asyncio.gather(*lists) for item in found]
 
     async def list_pods(self, namespace: str, selector: str) -> list[Manifest]:
@@ -115,8 +127,24 @@ class Cluster:
     async def _resource(self, version: str, kind: str) -> Any:
         key = f"{version}/{kind}"
         if key not in self._resources:
-            self._resources[key] = await self._dynamic.resources.get(api_version=version, kind=kind)
+            try:
+                self._resources[key] = await self._dynamic.resources.get(api_version=version, kind=kind)
+            except ResourceNotFoundError as error:
+                raise ApiError(f"the cluster does not know {kind} of {version}") from error
         return self._resources[key]
+
+    async def _knows(self, version: str, kind: str) -> bool:
+        """Whether the cluster knows a kind; it is asked again every minute while it does not."""
+        if f"{version}/{kind}" in self._resources:
+            return True
+        if time.monotonic() < self._absent.get(kind, 0):
+            return False
+        try:
+            await self._resource(version, kind)
+        except ApiError:
+            self._absent[kind] = time.monotonic() + ABSENT_SECONDS
+            return False
+        return True
 
     async def _get(self, version: str, kind: str, namespace: str, name: str) -> Manifest | None:
         resource = await self._resource(version, kind)

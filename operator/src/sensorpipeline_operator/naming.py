@@ -11,6 +11,7 @@ FLEET_LABEL = "sensorpipeline.io/fleet"
 METRICS_LABEL = "sensorpipeline.io/metrics"
 
 MQTT_PORT = 1883
+MQTT_TLS_PORT = 8883
 KAFKA_PORT = 9092
 KAFKA_CONTROLLER_PORT = 9093
 MONGODB_PORT = 27017

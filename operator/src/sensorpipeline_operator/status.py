@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sensorpipeline_api.spec import SensorPipelineSpec
+from sensorpipeline_api.spec import SensorPipelineSpec, TlsMode
 from sensorpipeline_api.status import ConditionType
 
 from sensorpipeline_operator.components.context import Manifest
@@ -14,6 +14,7 @@ from sensorpipeline_operator.naming import (
     GRAFANA_PORT,
     KAFKA_PORT,
     MQTT_PORT,
+    MQTT_TLS_PORT,
     PROMETHEUS_PORT,
     Names,
 )
@@ -155,7 +156,7 @@ def summary(found: Sequence[Manifest]) -> dict[str, str]:
 def endpoints(spec: SensorPipelineSpec, names: Names) -> list[dict[str, Any]]:
     """Returns where the pipeline's parts can be reached."""
     urls = {
-        "mqtt": f"mqtt://{names.host('mosquitto')}:{MQTT_PORT}" if spec.mqtt.mosquitto else None,
+        "mqtt": _mqtt_url(spec, names),
         "kafka": f"{names.host('kafka')}:{KAFKA_PORT}" if spec.kafka.cluster else None,
         "gateway": f"http://{names.host('gateway')}:{GATEWAY_PORT}",
         "prometheus": f"http://{names.host('prometheus')}:{PROMETHEUS_PORT}" if spec.monitoring.prometheus else None,
@@ -163,3 +164,14 @@ def endpoints(spec: SensorPipelineSpec, names: Names) -> list[dict[str, Any]]:
         "grafana": f"http://{names.host('grafana')}:{GRAFANA_PORT}" if spec.grafana else None,
     }
     return [{"name": name, "url": url} for name, url in urls.items() if url is not None]
+
+
+def _mqtt_url(spec: SensorPipelineSpec, names: Names) -> str:
+    """Returns where devices publish."""
+    external, mosquitto = spec.mqtt.external, spec.mqtt.mosquitto
+    if external is not None:
+        scheme = "mqtts" if external.tls is TlsMode.ENABLED else "mqtt"
+        return f"{scheme}://{external.host}:{external.port}"
+    if mosquitto is not None and mosquitto.tls is not None:
+        return f"mqtts://{names.host('mosquitto')}:{MQTT_TLS_PORT}"
+    return f"mqtt://{names.host('mosquitto')}:{MQTT_PORT}"

@@ -22,10 +22,13 @@ MAXIMUM_IN_FLIGHT = 100
 NO_MATCHING_SUBSCRIBERS = 16
 
 
-def credentials(settings: SimulatorFleet, device: str) -> tuple[str, str] | None:
-    """Returns user name and password of a device: its own, or its fleet's; None when the broker asks for none."""
+def credentials(settings: SimulatorFleet, device: str, broker: MqttConnection) -> tuple[str, str] | None:
+    """Returns user name and password of a device: its own, its fleet's, or the one user's of a broker that is not the
+    pipeline's; None when the broker asks for none."""
     if settings.credentials_directory is None:
-        return None
+        if broker.username_file is None or broker.password_file is None:
+            return None
+        return Path(broker.username_file).read_text().rstrip("\n"), Path(broker.password_file).read_text().rstrip("\n")
     directory = Path(settings.credentials_directory)
     own = directory / device
     if own.exists():
@@ -82,9 +85,11 @@ class Publisher:
         self._client = mqtt.Client(
             CallbackAPIVersion.VERSION2, client_id=f"simulator-{device.fleet}-{device.name}", protocol=mqtt.MQTTv5
         )
-        found = credentials(settings, device.name)
+        found = credentials(settings, device.name, broker)
         if found is not None:
             self._client.username_pw_set(*found)
+        if broker.tls:
+            self._client.tls_set(ca_certs=broker.ca_file)
         self._client.max_inflight_messages_set(MAXIMUM_IN_FLIGHT)
         self._client.on_connect = self._on_connect
         self._client.on_disconnect = self._on_disconnect

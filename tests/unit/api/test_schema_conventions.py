@@ -68,7 +68,8 @@ def test_optional_scalar_fields_have_visible_defaults() -> None:
     meaning_of_absence = {
         "cpu", "memory", "minimum", "maximum", "clear", "above", "below", "metric",
         "discord", "slack", "webhook", "uniform", "counter", "event", "replay",
-        "mosquitto", "cluster", "mongodb", "prometheus", "server", "alerting", "grafana", "simulation",
+        "mosquitto", "external", "tls", "secretName", "issuerRef", "caSecretName", "credentialsSecretName",
+            "cluster", "mongodb", "prometheus", "server", "alerting", "grafana", "simulation",
     }  # fmt: skip
     for path, node in SPEC_NODES:
         for name, child in node.get("properties", {}).items():

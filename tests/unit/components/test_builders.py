@@ -155,6 +155,73 @@ def test_a_device_may_write_its_own_topic_and_nothing_else() -> None:
     assert "topic readwrite" not in text
 
 
+def by_name(manifests: list[Manifest]) -> dict[tuple[str, str], Manifest]:
+    return {(m["kind"], m["metadata"]["name"]): m for m in manifests}
+
+
+def document(manifests: list[Manifest], component: str) -> dict[str, Any]:
+    found = by_name(manifests)["ConfigMap", f"building-{component}"]
+    loaded: dict[str, Any] = json.loads(found["data"]["configuration.json"])
+    return loaded
+
+
+def test_an_external_broker_is_reached_with_its_own_credentials_and_none_is_built() -> None:
+    external = {"host": "mqtt.example.org", "credentialsSecretName": "user", "caSecretName": "authority"}
+    built = build_all(context("building.yaml", mqtt={"external": external}))
+    assert not [m for m in built if "mosquitto" in m["metadata"]["name"] and m["kind"] != "NetworkPolicy"]
+    for component, name in (("bridge", "building-bridge"), ("simulator", "building-simulator")):
+        connection = document(built, component)["mqtt"]
+        assert (connection["host"], connection["port"], connection["tls"]) == ("mqtt.example.org", 8883, True)
+        pod = by_name(built)["StatefulSet", name]["spec"]["template"]["spec"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        secrets = {v["name"]: v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+        assert connection["usernameFile"] == f"{mounts['mqtt']}/username"
+        assert connection["passwordFile"] == f"{mounts['mqtt']}/password"
+        assert connection["caFile"] == f"{mounts['mqtt-ca']}/ca.crt"
+        assert (secrets["mqtt"], secrets["mqtt-ca"]) == ("user", "authority")
+
+
+def test_with_tls_devices_are_offered_no_other_way_in() -> None:
+    built = by_name(build_all(context("building.yaml", mqtt={"mosquitto": {"tls": {"issuerRef": {"name": "ca"}}}})))
+    assert [p["port"] for p in built["Service", "building-mosquitto"]["spec"]["ports"]] == [8883]
+    ingress = built["NetworkPolicy", "building-mosquitto"]["spec"]["ingress"]
+    assert {rule["ports"][0]["port"]: "from" in rule for rule in ingress} == {8883: False, 1883: True}
+    certificate = built["Certificate", "building-mosquitto"]["spec"]
+    assert certificate["issuerRef"]["name"] == "ca"
+    assert "building-mosquitto.default.svc" in certificate["dnsNames"]
+    volumes = built["StatefulSet", "building-mosquitto"]["spec"]["template"]["spec"]["volumes"]
+    assert certificate["secretName"] in {v.get("secret", {}).get("secretName") for v in volumes}
+    assert "building-mosquitto-internal" in document(list(built.values()), "bridge")["mqtt"]["host"]
+
+
+def hash_in(manifests: list[Manifest], name: str) -> str:
+    annotations = by_name(manifests)["StatefulSet", name]["spec"]["template"]["metadata"]["annotations"]
+    return str(annotations["sensorpipeline.io/configuration-hash"])
+
+
+def test_a_new_password_or_device_does_not_restart_the_broker_and_a_new_fleet_does() -> None:
+    def spec(**fleet: Any) -> dict[str, Any]:
+        return {"fleets": [{"name": "rooms", "topic": "rooms/{device}/t", "metrics": [{"name": "t"}]} | fleet]}
+
+    first = hash_in(build_all(context("minimal.yaml", **spec(devices=["a"]))), "minimal-mosquitto")
+    rotated = context("minimal.yaml", {"minimal-devices-rooms": {"a": "other"}}, **spec(devices=["a"]))
+    assert hash_in(build_all(rotated), "minimal-mosquitto") == first
+    assert hash_in(build_all(context("minimal.yaml", **spec(devices=["a", "b"]))), "minimal-mosquitto") == first
+    assert hash_in(build_all(context("minimal.yaml", **spec(topic="r/{device}/t"))), "minimal-mosquitto") != first
+
+
+def test_more_bridges_restart_none_and_share_a_budget() -> None:
+    one = build_all(context("building.yaml"))
+    three = build_all(context("building.yaml", bridge={"replicas": 3, "batchMaximumReadings": 500}))
+    assert hash_in(one, "building-bridge") == hash_in(three, "building-bridge")
+    assert by_name(three)["StatefulSet", "building-bridge"]["spec"]["replicas"] == 3
+    assert document(three, "bridge")["replicas"] == 3
+    assert ("PodDisruptionBudget", "building-bridge") in by_name(three)
+    assert ("PodDisruptionBudget", "building-bridge") not in by_name(one)
+    faster = build_all(context("building.yaml", bridge={"batchMaximumMilliseconds": 5}))
+    assert hash_in(one, "building-bridge") != hash_in(faster, "building-bridge")
+
+
 def test_a_fleet_without_a_list_has_one_user_that_may_write_as_any_device() -> None:
     subject = context("minimal.yaml")
     assert "user rooms\ntopic write rooms/+/temperature" in access_list(subject, Passwords(subject))

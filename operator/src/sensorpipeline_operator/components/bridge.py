@@ -6,9 +6,11 @@ from sensorpipeline_operator.components.connections import (
     kafka_connection,
     kafka_volume,
     mqtt_connection,
+    mqtt_volumes,
     topics,
 )
 from sensorpipeline_operator.components.context import Context, Manifest
+from sensorpipeline_operator.components.mosquitto import guard_client_id
 from sensorpipeline_operator.components.objects import (
     Pod,
     config_map,
@@ -18,10 +20,9 @@ from sensorpipeline_operator.components.objects import (
     hash_of,
     names,
     python_container,
-    secret_volume,
     stateful_set,
 )
-from sensorpipeline_operator.components.secrets import MQTT_BRIDGE, Passwords, asks_for_credentials
+from sensorpipeline_operator.components.secrets import Passwords
 
 
 def build_bridge(context: Context, passwords: Passwords) -> list[Manifest]:
@@ -36,17 +37,16 @@ def build_bridge(context: Context, passwords: Passwords) -> list[Manifest]:
         share_name=made.application("bridge"),
         batch_maximum_readings=spec.batch_maximum_readings,
         batch_maximum_milliseconds=spec.batch_maximum_milliseconds,
+        guard_client_id=guard_client_id(made) if context.spec.mqtt.mosquitto is not None else None,
         replicas=spec.replicas,
         member_domain=made.host("metrics"),
     )
     document = {"configuration.json": configuration.dump()}
     # The number of members is read again while they run, so that a change of it ends or begins pods and no more.
     rolls = configuration.model_copy(update={"replicas": 1}).dump()
-    volumes = [configuration_volume(context, "bridge"), kafka_volume(context, "bridge")]
-    mounts = [credential_mount("kafka")]
-    if asks_for_credentials(context):
-        volumes.append(secret_volume("mqtt", made.child("mqtt-users"), {MQTT_BRIDGE: "password"}))
-        mounts.append(credential_mount("mqtt"))
+    mqtt_credentials, mounts = mqtt_volumes(context, bridge=True)
+    volumes = [configuration_volume(context, "bridge"), kafka_volume(context, "bridge"), *mqtt_credentials]
+    mounts = [credential_mount("kafka"), *mounts]
     container = python_container(
         context, "bridge", ["sensorpipeline-workers", "bridge"], image=context.images.workers, cpu="10m",
         memory="96Mi", limit="384Mi", override=spec.resources, mounts=mounts,

@@ -2,9 +2,15 @@
 that hold the credentials."""
 
 from sensorpipeline_api.configuration import KafkaConnection, MqttConnection, StoreConnection, Topics
+from sensorpipeline_api.spec import TlsMode
 
 from sensorpipeline_operator.components.context import Context, Manifest
-from sensorpipeline_operator.components.objects import credential_path, names, secret_volume
+from sensorpipeline_operator.components.objects import (
+    credential_mount,
+    credential_path,
+    names,
+    secret_volume,
+)
 from sensorpipeline_operator.components.secrets import MQTT_BRIDGE, asks_for_credentials
 from sensorpipeline_operator.naming import KAFKA_PORT, MQTT_PORT
 
@@ -41,13 +47,42 @@ def kafka_replication(context: Context) -> int:
 
 
 def mqtt_connection(context: Context, *, bridge: bool) -> MqttConnection:
-    """Returns how to reach the MQTT broker; for the bridge with its user."""
-    host = names(context).host("mosquitto")
+    """Returns how to reach the MQTT broker. To a managed one devices bring users of their own; of an external one there
+    is one user for all, whose credentials and authorities are in the volumes of `mqtt_volumes`."""
+    external = context.spec.mqtt.external
+    if external is not None:
+        known = external.credentials_secret_name is not None
+        return MqttConnection(
+            host=external.host,
+            port=external.port,
+            username_file=credential_path("mqtt", "username") if known else None,
+            password_file=credential_path("mqtt", "password") if known else None,
+            tls=external.tls is TlsMode.ENABLED,
+            ca_file=credential_path("mqtt-ca", "ca.crt") if external.ca_secret_name is not None else None,
+        )
+    mosquitto = context.spec.mqtt.mosquitto
+    inner = mosquitto is not None and mosquitto.tls is not None
+    host = names(context).host("mosquitto-internal" if inner else "mosquitto")
     if not bridge or not asks_for_credentials(context):
         return MqttConnection(host=host, port=MQTT_PORT)
     return MqttConnection(
         host=host, port=MQTT_PORT, username=MQTT_BRIDGE, password_file=credential_path("mqtt", "password")
     )
+
+
+def mqtt_volumes(context: Context, *, bridge: bool) -> tuple[list[Manifest], list[Manifest]]:
+    """Returns the volumes that `mqtt_connection` needs, and their mounts."""
+    volumes: list[Manifest] = []
+    external = context.spec.mqtt.external
+    if external is not None:
+        if external.credentials_secret_name is not None:
+            keys = {"username": "username", "password": "password"}
+            volumes.append(secret_volume("mqtt", external.credentials_secret_name, keys))
+        if external.ca_secret_name is not None:
+            volumes.append(secret_volume("mqtt-ca", external.ca_secret_name, {"ca.crt": "ca.crt"}))
+    elif bridge and asks_for_credentials(context):
+        volumes.append(secret_volume("mqtt", names(context).child("mqtt-users"), {MQTT_BRIDGE: "password"}))
+    return volumes, [credential_mount(volume["name"]) for volume in volumes]
 
 
 def store_connection(context: Context) -> StoreConnection:

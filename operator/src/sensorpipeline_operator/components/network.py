@@ -15,11 +15,11 @@ from sensorpipeline_operator.naming import (
     METRICS_PORT,
     MONGODB_PORT,
     MQTT_PORT,
+    MQTT_TLS_PORT,
     PROMETHEUS_PORT,
 )
 
 OPEN_PORTS = {
-    "mosquitto": [MQTT_PORT],
     "gateway": [GATEWAY_PORT],
     "prometheus": [PROMETHEUS_PORT],
     "alertmanager": [ALERTMANAGER_PORT],
@@ -49,6 +49,11 @@ def build_network(context: Context) -> list[Manifest]:
         _policy(context, "default", {"app.kubernetes.io/instance": context.name}, []),
         _policy(context, "metrics", metrics, [_rule([METRICS_PORT], [prometheus])]),
     ]
+    mosquitto = context.spec.mqtt.mosquitto
+    mqtt = [_rule([MQTT_PORT], None)]
+    if mosquitto is not None and mosquitto.tls is not None:  # without TLS, only among the pipeline's own pods
+        mqtt = [_rule([MQTT_TLS_PORT], None), _rule([MQTT_PORT], [own])]
+    out.append(_policy(context, "mosquitto", made.selector("mosquitto"), mqtt))
     for component, ports in OPEN_PORTS.items():
         out.append(_policy(context, component, made.selector(component), [_rule(ports, None)]))
     for component, ports in INNER_PORTS.items():

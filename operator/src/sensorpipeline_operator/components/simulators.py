@@ -4,7 +4,7 @@ import hashlib
 
 from sensorpipeline_api.configuration import SimulatorConfiguration, SimulatorFleet
 
-from sensorpipeline_operator.components.connections import mqtt_connection
+from sensorpipeline_operator.components.connections import mqtt_connection, mqtt_volumes
 from sensorpipeline_operator.components.context import Context, Manifest
 from sensorpipeline_operator.components.objects import (
     Pod,
@@ -52,8 +52,9 @@ def build_simulators(context: Context, passwords: Passwords) -> list[Manifest]:
         seed=int(hashlib.sha256(context.name.encode()).hexdigest()[:8], 16),
     )
     document = {"configuration.json": configuration.dump()}
-    volumes = [configuration_volume(context, "simulator")]
-    mounts: list[Manifest] = [{"name": "state", "mountPath": STATE_DIRECTORY}]
+    mqtt_credentials, mqtt_mounts = mqtt_volumes(context, bridge=False)
+    volumes = [configuration_volume(context, "simulator"), *mqtt_credentials]
+    mounts: list[Manifest] = [{"name": "state", "mountPath": STATE_DIRECTORY}, *mqtt_mounts]
     if asks_for_credentials(context):
         volumes += [secret_volume(_volume(fleet.name), made.devices_secret(fleet.name)) for fleet in fleets]
         mounts += [credential_mount(_volume(fleet.name)) for fleet in fleets]

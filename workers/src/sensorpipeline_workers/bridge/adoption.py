@@ -4,6 +4,10 @@ A member that is told to stop keeps its session, since it cannot know whether it
 keeps giving the session its share of the messages. When the group has become smaller, the first member takes the
 sessions beyond it over, one after another, by their client ids: it ends the subscription, so that the queue grows no
 more, carries the queue to Kafka, and ends the session. Members whose pods still exist are left alone.
+
+The guard is a session of another kind: a managed broker makes it at each start, subscribed to everything, and it keeps
+what devices send before the bridge has subscribed. The bridge ends its subscriptions; here its queue is emptied. It is
+never ended, since the broker may have started again by then, and may need it.
 """
 
 import logging
@@ -23,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MAXIMUM_MEMBERS = 16
 SILENCE_SECONDS = 1.0
+RETRY_SECONDS = 5
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
@@ -39,38 +44,52 @@ class Adoption:
         self._counters = counters
         self._load = load
         self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._guard_waits = False
 
     def stop(self) -> None:
         """Asks to end; a session that is not empty stays as it is."""
         self._stop.set()
+        self._wake.set()
+
+    def empty_guard(self) -> None:
+        """Asks to empty the guard, which has no subscriptions any more, now."""
+        self._guard_waits = True
+        self._wake.set()
 
     def run(self) -> None:
         """Looks now and then; whatever goes wrong is tried again at the next look."""
         while not self._stop.is_set():
             seconds = 60
+            self._wake.clear()
             try:
                 configuration = self._load()
                 seconds = configuration.adoption_seconds
                 self._look(configuration)
             except (ConnectionLostError, KafkaRefusedError, OSError, ValidationError) as error:
                 log.warning("looking for sessions to adopt: %s", error)
-            self._stop.wait(seconds)
+                seconds = min(seconds, RETRY_SECONDS)
+            self._wake.wait(seconds)
 
     def _look(self, configuration: BridgeConfiguration) -> None:
+        if self._guard_waits and configuration.guard_client_id is not None:
+            self._adopt(configuration.guard_client_id, configuration, end_session=False)
+            self._guard_waits = False
         for ordinal in range(configuration.replicas, MAXIMUM_MEMBERS):
             client_id = f"{self._group}-{ordinal}"
             if not self._stop.is_set() and not _exists(client_id, configuration.member_domain):
-                self._adopt(client_id, configuration)
+                self._adopt(client_id, configuration, end_session=True)
 
-    def _adopt(self, client_id: str, configuration: BridgeConfiguration) -> None:
+    def _adopt(self, client_id: str, configuration: BridgeConfiguration, *, end_session: bool) -> None:
         with Connection(configuration.mqtt, client_id=client_id, receive_maximum=RECEIVE_MAXIMUM) as connection:
             if connection.session_present:
                 log.info("adopting the session of %s", client_id)
-                connection.unsubscribe(subscriptions(configuration.fleets, configuration.share_name))
+                if end_session:
+                    connection.unsubscribe(subscriptions(configuration.fleets, configuration.share_name))
                 carrier = Carrier(configuration, self._partitions, self._counters, self._give_up_if_stopped)
                 self._empty(carrier, connection)
                 log.info("the session of %s is empty", client_id)
-            connection.disconnect(end_session=True)
+            connection.disconnect(end_session=end_session)
 
     def _empty(self, carrier: Carrier, connection: Connection) -> None:
         """Carries the session's messages until the broker, asked after the last acknowledgement, has no more."""

@@ -2,12 +2,13 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 from sensorpipeline_api.configuration import BridgeConfiguration
 
 from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError
 from sensorpipeline_workers.bridge.connection import Connection, ConnectionLostError
-from sensorpipeline_workers.bridge.topics import subscriptions
+from sensorpipeline_workers.bridge.topics import subscriptions, topic_filter
 from sensorpipeline_workers.runtime.health import Health
 
 log = logging.getLogger(__name__)
@@ -19,14 +20,18 @@ RETRY_SECONDS = 1.0
 
 
 class Bridge:
-    """Carries messages from the broker to Kafka. `partitions` is the number of partitions of each readings topic."""
+    """Carries messages from the broker to Kafka. `partitions` is the number of partitions of each readings topic.
+    `guard_released` is called when the guard (see adoption.py) has no subscriptions any more; left out, another member
+    sees to the guard."""
 
     def __init__(
-        self, configuration: BridgeConfiguration, partitions: dict[str, int], counters: Counters, health: Health
-    ) -> None:
+        self, configuration: BridgeConfiguration, partitions: dict[str, int], counters: Counters, health: Health,
+        guard_released: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         self._configuration = configuration
         self._health = health
         self._carrier = Carrier(configuration, partitions, counters, self._wait)
+        self._guard_released = guard_released
         self._stopping_since: float | None = None
 
     def stop(self) -> None:
@@ -45,6 +50,7 @@ class Bridge:
                     self._configuration.mqtt, client_id=client_id, receive_maximum=RECEIVE_MAXIMUM
                 ) as connection:
                     connection.subscribe(filters)
+                    self._release_guard(connection)
                     self._health.set_ready()
                     self._carry(connection)
                     self._drain(connection)
@@ -53,6 +59,20 @@ class Bridge:
             except KafkaRefusedError as error:
                 self._retry(f"Kafka: {error}")
         self._carrier.close(max(1.0, self._drain_seconds()))
+
+    def _release_guard(self, connection: Connection) -> None:
+        """Ends the subscriptions of the guard, now that ours exist. The guard may be that of a broker that has started
+        since we subscribed; a sign of life on our connection says that it is not."""
+        guard_client_id = self._configuration.guard_client_id
+        if self._guard_released is None or guard_client_id is None:
+            return
+        filters = [topic_filter(t) for fleet in self._configuration.fleets for t in fleet.topic_templates]
+        with Connection(self._configuration.mqtt, client_id=guard_client_id, receive_maximum=1) as guard:
+            connection.await_pong()
+            if guard.session_present:
+                guard.unsubscribe(filters)
+            guard.disconnect()
+        self._guard_released()
 
     def _retry(self, what: str) -> None:
         """Waits a little before the broker is asked to send again what was not acknowledged."""
@@ -88,11 +108,7 @@ class Bridge:
             self._carrier.poll(0.05)
             self._carrier.turn(connection)
             connection.keep_alive()
-        connection.ping()
-        answered = connection.pongs + 1
-        deadline = time.monotonic() + 2
-        while connection.pongs < answered and time.monotonic() < deadline:
-            connection.receive(0.1)
+        connection.await_pong()
         connection.disconnect()
 
     def _drain_seconds(self) -> float:

@@ -96,6 +96,18 @@ class Connection:
         has seen everything sent before."""
         self._send(PING)
 
+    def await_pong(self) -> None:
+        """Waits until the broker has seen everything sent before; messages that come meanwhile are kept. Raises
+        ConnectionLostError when it does not answer."""
+        answer = self.pongs + 1
+        self.ping()
+        deadline = time.monotonic() + CONNECT_TIMEOUT_SECONDS
+        while self.pongs < answer:
+            if time.monotonic() > deadline:
+                raise ConnectionLostError(f"no answer from the broker in {CONNECT_TIMEOUT_SECONDS} s")
+            if self._readable(0.1):
+                self._early += self._read()
+
     def acknowledge(self, packet_ids: list[int]) -> None:
         """Sends a PUBACK for each packet, in order. Raises ConnectionLostError."""
         known = self._acknowledgements

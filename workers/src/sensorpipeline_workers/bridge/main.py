@@ -28,11 +28,12 @@ def run() -> None:
     client_id = os.environ.get("POD_NAME") or socket.gethostname()
     group, _, ordinal = client_id.rpartition("-")
     counters = Counters()
-    bridge = Bridge(configuration, partitions, counters, health)
     adoption = Adoption(group, partitions, counters)
+    first = ordinal == "0"
+    bridge = Bridge(configuration, partitions, counters, health, adoption.empty_guard if first else None)
     signal.signal(signal.SIGTERM, lambda *_: bridge.stop())
     signal.signal(signal.SIGINT, lambda *_: bridge.stop())
-    if ordinal == "0":
+    if first:
         threading.Thread(target=adoption.run, name="adoption", daemon=True).start()
     bridge.run(client_id)
     adoption.stop()
