@@ -94,3 +94,12 @@ bench-cluster: bootstrap ## Throughput of a whole pipeline on the kind cluster, 
 	@$(DEV) cluster up
 	@$(DEV) operator
 	@PYTHONPATH=tests:. uv run python -m bench.cluster.measure
+
+.PHONY: bench
+bench: ## Run every benchmark; their results go to docs/performance.md
+	@for target in $$(sed -n 's/^\(bench-[a-z]*\):.*/\1/p' $(MAKEFILE_LIST)); do $(MAKE) $$target; done
+
+.PHONY: bench-worker
+bench-worker: bootstrap ## The stream worker beside Kafka Streams and quixstreams, on a Kafka in a container
+	@$(DEV) components
+	@uv run python -m bench.worker

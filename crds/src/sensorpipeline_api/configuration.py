@@ -106,7 +106,10 @@ class WorkerConfiguration(Configuration):
     fleet: DescribedFleet
     application_id: str = Field(description="Faust application id: consumer group and prefix of internal topics.")
     replication_factor: int = 1
-    flush_milliseconds: int = Field(500, description="How often state and results are written and offsets committed.")
+    flush_milliseconds: int = Field(500, description="How often results are sent; states follow at least as seldom.")
+    state_flush_milliseconds: int = Field(
+        5000, description="How long states and offsets may wait for their flush when there are many to write."
+    )
 
 
 class DerivedInput(Model):

@@ -109,11 +109,9 @@ def test_what_cannot_be_stored_becomes_a_dead_letter_that_holds_it(topic: str, v
 def test_the_worker_and_the_sink_write_the_same_dead_letter(topic: str, value: bytes) -> None:
     kafka = KafkaConnection(bootstrap_servers=["127.0.0.1:1"])
     fleet = Fleet.model_validate({"name": "f", "topic": "f/{device}/m", "metrics": [{"name": "m"}]})
-    worker = Processor(
-        WorkerConfiguration(pipeline="p", kafka=kafka, topics=TOPICS, fleet=fleet, application_id="w"), {}
-    )
+    worker = Processor(WorkerConfiguration(pipeline="p", kafka=kafka, topics=TOPICS, fleet=fleet, application_id="w"))
     worker.record(topic=topic, partition=0, offset=0, value=value, now=1)
-    ((_, _, output),) = worker.flush().outputs
+    (_, ((_, _, output),)) = worker.take_results()
     ((_, key),) = batch_of((topic, value)).upserts
     assert documents.dead_letter_upsert(output, position="elsewhere").key == key
 

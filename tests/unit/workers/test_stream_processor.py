@@ -5,10 +5,10 @@ import json
 
 import pytest
 from sensorpipeline_api.configuration import KafkaConnection, Topics, WorkerConfiguration
-from sensorpipeline_api.records import DeadLetter
+from sensorpipeline_api.records import Aggregate, DeadLetter
 from sensorpipeline_api.spec import Fleet
 from sensorpipeline_workers.stream.processor import Processor
-from sensorpipeline_workers.stream.table import split_key, table_key
+from sensorpipeline_workers.stream.store import split_key, table_key
 
 FLEET = Fleet.model_validate({
     "name": "f", "topic": "f/{device}/m", "metrics": [{"name": "m"}],
@@ -19,10 +19,16 @@ FLEET = Fleet.model_validate({
 def processor(stored: dict[bytes, bytes] | None = None) -> Processor:
     topics = Topics(readings={"f": "r"}, aggregates="a", late="l", alerts="t", dead_letter="d")
     connection = KafkaConnection(bootstrap_servers=["127.0.0.1:1"])
-    return Processor(
-        WorkerConfiguration(pipeline="p", kafka=connection, topics=topics, fleet=FLEET, application_id="w"),
-        stored if stored is not None else {},
+    made = Processor(
+        WorkerConfiguration(pipeline="p", kafka=connection, topics=topics, fleet=FLEET, application_id="w")
     )
+    if stored is not None:
+        made.load(0, stored.items())
+    return made
+
+
+def states(subject: Processor) -> dict[bytes, bytes]:
+    return {key: data for _, key, data in subject.take_states()}
 
 
 def record(*times: int) -> bytes:
@@ -35,41 +41,89 @@ def record(*times: int) -> bytes:
         None, b"", b"nonsense", b"{}", b'[{"device":"d"}]', record(10**30), record(-1), record(253402300800000),
         b'[{"device":"d","metric":"other","time":1,"value":1}]',
         b'[{"device":"d","metric":"m","time":1,"value":null}]',
+        b'[{"device":"d","metric":"m","time":1,"value":1e999}]',
+        b'[{"device":"\xff","metric":"m","time":1,"value":1}]',
+        b'[{"device":"\\ud800","metric":"m","time":1,"value":1}]',
+        b"[" * 100_000,
     ],
 )  # fmt: skip
 def test_a_record_that_cannot_be_read_is_dead_lettered_whole_and_the_next_goes_on(value: bytes | None) -> None:
     subject = processor()
     subject.record(topic="r", partition=0, offset=5, value=value, now=1)
-    (letter,) = subject.flush().emissions
+    ((letter,), _) = subject.take_results()
     assert isinstance(letter, DeadLetter)
     assert letter.source == "kafka:r/0/5"
     assert base64.b64decode(letter.payload) == (value or b"")
     subject.record(topic="r", partition=0, offset=6, value=record(1, 11_000), now=1)
-    assert [topic for topic, _, _ in subject.flush().outputs] == ["a"]
+    assert [topic for topic, _, _ in subject.take_results()[1]] == ["a"]
 
 
 def test_a_record_that_the_state_holds_changes_nothing() -> None:
     subject = processor()
     subject.record(topic="r", partition=0, offset=5, value=record(1, 11_000), now=1)
-    states = dict(subject.flush().states)
-    again = processor(states)
+    again = processor(states(subject))
     again.record(topic="r", partition=0, offset=5, value=record(1, 11_000), now=1)
-    flush = again.flush()
-    assert (flush.outputs, flush.states) == ([], [])
+    assert again.take_results() == ([], [])
+    assert again.take_states() == []
 
 
 def test_a_state_is_written_once_per_flush_under_its_partition() -> None:
     subject = processor()
     for offset in range(10):
         subject.record(topic="r", partition=3, offset=offset, value=record(offset), now=1)
-    ((key, _),) = subject.flush().states
+    ((partition, key, _),) = subject.take_states()
+    assert partition == 3
     assert key == table_key(3, "d", "m")
     assert split_key(key) == (3, "d", "m")
 
 
-def test_what_was_not_flushed_is_forgotten_after_a_rebalance() -> None:
+@pytest.mark.parametrize("device", ["d", "a|b", "|", "", "ä/ö", "a|m|"])
+def test_every_device_is_found_again_under_its_key(device: str) -> None:
+    assert split_key(table_key(12, device, "m")) == (12, device, "m")
+
+
+def test_of_a_lost_partition_nothing_is_written() -> None:
     subject = processor()
-    subject.record(topic="r", partition=0, offset=5, value=record(1, 11_000), now=1)
-    subject.forget()
-    flush = subject.flush()
-    assert (flush.outputs, flush.states) == ([], [])
+    for partition in (0, 1):
+        subject.record(topic="r", partition=partition, offset=5, value=record(1, 11_000), now=1)
+    subject.drop({0})
+    assert [partition for partition, _, _ in subject.take_states()] == [1]
+    assert len(subject.store) == 1
+
+
+def test_a_restored_series_that_stays_silent_is_closed_after_the_idle_time() -> None:
+    subject = processor()
+    subject.record(topic="r", partition=0, offset=5, value=record(1), now=1000)
+    again = processor(states(subject))
+    again.look(10)
+    idle = FLEET.idle_seconds * 1000
+    again.check(1000 + idle - 1)
+    assert again.take_results()[0] == []
+    again.check(1000 + idle)
+    assert [e.count for e in again.take_results()[0] if isinstance(e, Aggregate)] == [1]
+    again.check(1000 + 2 * idle)
+    assert again.take_results()[0] == []
+
+
+def test_a_series_that_sends_again_is_judged_by_its_last_reading() -> None:
+    subject = processor()
+    idle = FLEET.idle_seconds * 1000
+    subject.record(topic="r", partition=0, offset=5, value=record(1), now=0)
+    subject.take_states()
+    subject.record(topic="r", partition=0, offset=6, value=record(2), now=idle // 2)
+    subject.take_states()
+    subject.check(idle)
+    assert subject.take_results()[0] == []
+    subject.check(idle + idle // 2)
+    assert [e.count for e in subject.take_results()[0] if isinstance(e, Aggregate)] == [2]
+
+
+def test_the_size_of_all_states_is_known() -> None:
+    subject = processor()
+    for offset in range(20):
+        subject.record(topic="r", partition=0, offset=offset, value=record(offset * 1000), now=1)
+        written = states(subject)
+    assert subject.store.bytes == sum(map(len, written.values()))
+    assert processor(written).store.bytes == subject.store.bytes
+    subject.drop({0})
+    assert (subject.store.bytes, len(subject.store)) == (0, 0)

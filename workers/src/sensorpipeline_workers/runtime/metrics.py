@@ -38,6 +38,16 @@ def processing_seconds() -> Histogram:
     return Histogram("sensorpipeline_processing_seconds", "Time to process one batch.", buckets=BUCKETS)
 
 
+def series() -> Gauge:
+    """Series whose state this worker holds."""
+    return Gauge("sensorpipeline_series", "Series whose state this worker holds.", ["fleet"])
+
+
+def state_bytes() -> Gauge:
+    """Stored size of the states this worker holds, as of their last flush."""
+    return Gauge("sensorpipeline_state_bytes", "Stored size of the states this worker holds.", ["fleet"])
+
+
 def consumer_lag_seconds() -> Gauge:
     """Age, by the clock, of the oldest record not yet processed; 0 when there is none."""
     return Gauge("sensorpipeline_consumer_lag_seconds", "Age of the oldest unprocessed record.", ["fleet"])

@@ -1,7 +1,8 @@
-"""The Faust application: reads the fleet's readings, and flushes outputs, states and acknowledgements, in this order.
+"""The Faust application: reads the fleet's readings, and flushes results, states and acknowledgements, in this order.
 
 Whatever happens between two flushes is done again from the committed offset; states remember the offset they hold, so
-doing it again changes nothing.
+doing it again changes nothing. Results are sent at every interval; states, which a fleet of many series would otherwise
+write all the time, as seldom as keeps their share of the time small, within bounds (see `_Pace`).
 """
 
 import asyncio
@@ -18,15 +19,18 @@ from sensorpipeline_api.records import Aggregate, Alert, AlertState, DeadLetter,
 from sensorpipeline_workers.runtime import metrics
 from sensorpipeline_workers.runtime.health import Health
 from sensorpipeline_workers.runtime.kafka import read_secret
-from sensorpipeline_workers.stream.processor import Processor
+from sensorpipeline_workers.stream.processor import Emission, Processor
 from sensorpipeline_workers.stream.table import StateTable
+from sensorpipeline_workers.stream.writer import MAXIMUM_MESSAGE_BYTES, WriteError, Writer
 
 log = logging.getLogger(__name__)
 
-MAXIMUM_UNFLUSHED_RECORDS = 2000
-IDLE_CHECK_SECONDS = 1.0
-MAXIMUM_STATE_BYTES = 4 * 1024 * 1024
+MAXIMUM_UNFLUSHED_RECORDS = 20_000
+MAXIMUM_UNSENT_RESULTS = 20_000
+LOOK_SECONDS = 0.02
+LOOK_SERIES = 500
 STALL_SECONDS = 60.0
+REBALANCE_SECONDS = 300.0
 
 
 def build_app(configuration: WorkerConfiguration) -> faust.App:
@@ -42,14 +46,19 @@ def build_app(configuration: WorkerConfiguration) -> faust.App:
         broker=[f"kafka://{server}" for server in kafka.bootstrap_servers],
         broker_credentials=credentials,
         broker_commit_interval=0.5,
-        producer_max_request_size=MAXIMUM_STATE_BYTES,
+        producer_max_request_size=MAXIMUM_MESSAGE_BYTES,
         # A killed worker's partitions are given to another one after this long.
         broker_session_timeout=10.0,
         broker_heartbeat_interval=3.0,
+        # What is read ahead of the agent is bounded by these three.
+        broker_max_poll_records=500,
+        consumer_max_fetch_size=1024 * 1024,
+        stream_buffer_maxsize=256,
         consumer_auto_offset_reset="earliest",
         datadir="/tmp/faust",
         store="memory://",
         Table=StateTable,
+        table_standby_replicas=0,
         stream_wait_empty=True,
         topic_disable_leader=True,
         topic_partitions=configuration.fleet.partitions,
@@ -57,6 +66,25 @@ def build_app(configuration: WorkerConfiguration) -> faust.App:
         web_enabled=False,
         worker_redirect_stdouts=False,
     )
+
+
+class _Pace:
+    """When states are written: not before `shortest` seconds after the last time, and, so that writing them takes no
+    more than `SHARE` of the time, later when it has taken long; but never later than `longest` seconds."""
+
+    SHARE = 0.1
+
+    def __init__(self, *, shortest: float, longest: float) -> None:
+        self._shortest, self._longest = shortest, max(shortest, longest)
+        self._due = 0.0
+
+    def is_due(self) -> bool:
+        """Whether states are to be written now."""
+        return time.monotonic() >= self._due
+
+    def wrote(self, seconds: float) -> None:
+        """Takes in how long it has taken to prepare and send them."""
+        self._due = time.monotonic() + min(self._longest, max(self._shortest, seconds / self.SHARE))
 
 
 class StreamWorker:
@@ -67,54 +95,72 @@ class StreamWorker:
         self._severities = {t.name: t.severity.value for t in configuration.fleet.thresholds}
         self._health = health
         self._interval = configuration.flush_milliseconds / 1000
+        self._pace = _Pace(shortest=self._interval, longest=configuration.state_flush_milliseconds / 1000)
         self.app = build_app(configuration)
         self._source = self.app.topic(
             configuration.topics.readings[self._fleet], key_type=bytes, value_type=bytes, value_serializer="raw",
             key_serializer="raw", partitions=configuration.fleet.partitions,
         )  # fmt: skip
-        topics = configuration.topics
-        self._outputs = {
-            name: self.app.topic(name, key_type=bytes, value_type=bytes, key_serializer="raw", value_serializer="raw")
-            for name in (topics.aggregates, topics.late, topics.alerts, topics.dead_letter)
-        }
-        self._table: Any = self.app.Table(
-            "state",
-            partitions=configuration.fleet.partitions,
-            key_type=bytes,
-            value_type=bytes,
-            extra_topic_configs={"max.message.bytes": MAXIMUM_STATE_BYTES},
-        )
-        self._processor = Processor(configuration, self._table.data)
+        self._processor = Processor(configuration)
+        self._writer = Writer(configuration.kafka, self._wait_for_kafka)
+        self._table = self._make_table(configuration)
+        self._changelog = self._table.changelog_topic_name
         self._unflushed: list[EventT[Any]] = []
         self._lock = asyncio.Lock()
         self._positions: dict[int, tuple[int, float]] = {}
-        self._last_progress = time.monotonic()
-        self._last_idle_check = 0.0
-        self._recovered = self._restored = False
+        self._last_progress = self._unsettled_since = time.monotonic()
+        self._recovered = False
+        self._restored_records = 0
+        self._processed_seconds = 0.0
         self._late = metrics.late()
         self._aggregates = metrics.aggregates_emitted()
         self._dead_letters = metrics.dead_letters()
         self._processing = metrics.processing_seconds()
+        self._series, self._state_bytes = metrics.series(), metrics.state_bytes()
         self._lag = metrics.consumer_lag_seconds().labels(self._fleet)
         self._alert = metrics.device_alert()
         self.app.agent(self._source, name="work")(self._work)
         self.app.task(self._flush_loop)
-        self.app.on_partitions_assigned.connect(self._on_assigned, weak=False)
         self.app.on_rebalance_complete.connect(self._on_recovered, weak=False)
 
-    async def _on_assigned(self, *_: Any, **__: Any) -> None:
-        self._processor.forget()
-        self._unflushed.clear()
+    def _make_table(self, configuration: WorkerConfiguration) -> Any:
+        table: Any = self.app.Table(
+            "state",
+            partitions=configuration.fleet.partitions,
+            key_type=bytes,
+            value_type=bytes,
+            extra_topic_configs={
+                "max.message.bytes": MAXIMUM_MESSAGE_BYTES,
+                "segment.bytes": 64 * 1024 * 1024,
+                "min.cleanable.dirty.ratio": 0.2,
+            },
+        )
+        table.connection = configuration.kafka
+        table.on_restored = self._processor.load
+        table.on_lost = self._on_lost
+        table.unflushed = lambda: bool(self._unflushed)
+        return table
+
+    def _on_lost(self, partitions: set[int]) -> None:
+        """Called in a rebalance, before anything is read again."""
+        self._recovered = False
+        self._unsettled_since = time.monotonic()
+        if self._unflushed:
+            self._unflushed.clear()
+            self._processor.discard()
+        self._processor.drop(partitions)
         self._positions.clear()
-        self._recovered = self._restored = False
+        self._alert.clear()
 
     async def _on_recovered(self, *_: Any, **__: Any) -> None:
-        """Faust sends this signal when the tables have been restored after a rebalance."""
+        """Faust sends this signal after a rebalance, before readings flow again."""
+        await self._table.restore()
         self._recovered = True
 
     async def _work(self, stream: Any) -> None:
         async for event in stream.noack().events():
             message = event.message
+            begin = time.monotonic()
             try:
                 self._processor.record(
                     topic=message.topic, partition=message.partition, offset=message.offset, value=event.value,
@@ -123,64 +169,87 @@ class StreamWorker:
             except Exception:
                 # Faust would start the agent anew behind this record, and it would be lost.
                 log.critical("%s/%s/%s", message.topic, message.partition, message.offset, exc_info=True)
-                logging.shutdown()
-                os._exit(1)
+                _exit()
+            event.value = message.value = None  # only the offset is needed from here on
             self._unflushed.append(event)
             self._positions[message.partition] = (message.offset, message.timestamp)
             self._last_progress = time.monotonic()
+            self._processed_seconds += self._last_progress - begin
             if len(self._unflushed) >= MAXIMUM_UNFLUSHED_RECORDS:
-                await self._flush()
+                await self._flush(states=True)
+            elif self._processor.unsent >= MAXIMUM_UNSENT_RESULTS:
+                await self._flush(states=False)
 
     async def _flush_loop(self) -> None:
         """Flushes at an interval, in a rebalance, too: Faust gives partitions up once all is acknowledged."""
-        while not self.app.should_stop:
-            await asyncio.sleep(self._interval)
+        while True:
             settled = self._settled()
-            if settled:
-                self._after_recovery()
-                self._close_idle()
-            await self._flush()
-            if settled:
-                self._observe_lag()
+            await asyncio.sleep(self._interval if settled else self._interval / 5)
+            if self._settled():
+                self._health.set_ready()
+                self._look_at_restored()
+                self._processor.check(_now())
+                await self._flush(states=self._pace.is_due())
+                self._observe()
             else:
-                self._health.set_waiting("assignment and recovery")
-                self._health.beat()
+                await self._flush(states=True)
+                self._observe_recovery()
 
     def _settled(self) -> bool:
         """Whether partitions are assigned and their states recovered."""
-        return self.app.consumer is not None and self._recovered and not self.app.rebalancing
+        return self.app.consumer is not None and self._recovered and not self.app.rebalancing and not self._stopping()
 
-    def _after_recovery(self) -> None:
-        self._health.set_ready()
-        if self._restored:
-            return
-        self._restored = True
-        self._alert.clear()
-        for (threshold, device), active in self._processor.alerts(self._partitions()).items():
-            self._set_alert(threshold, device, active=active)
+    def _stopping(self) -> bool:
+        return bool(self.app.should_stop)
 
-    def _close_idle(self) -> None:
-        if time.monotonic() - self._last_idle_check < IDLE_CHECK_SECONDS or self._behind():
-            return
-        self._last_idle_check = time.monotonic()
-        self._processor.close_idle(self._partitions(), _now())
+    def _look_at_restored(self) -> None:
+        begin = time.monotonic()
+        while self._processor.unseen and time.monotonic() - begin < LOOK_SECONDS:
+            for (threshold, device), active in self._processor.look(LOOK_SERIES).items():
+                if active:
+                    self._set_alert(threshold, device, active=True)
 
-    async def _flush(self) -> None:
-        """Outputs, then states, then acknowledgements; each waited for."""
+    async def _flush(self, *, states: bool) -> None:
+        """Results, then states, then acknowledgements; each waited for."""
         async with self._lock:
+            if states and self._unflushed and not await self._is_member():
+                states = False
             begin = time.monotonic()
-            events, self._unflushed = self._unflushed, []
-            flush = self._processor.flush()
-            sent = [await self._outputs[topic].send(key=key, value=value) for topic, key, value in flush.outputs]
-            await asyncio.gather(*sent)
-            await self._table.write(flush.states)
+            emissions, results = self._processor.take_results()
+            changes: list[tuple[int, bytes, bytes]] = []
+            events: list[EventT[Any]] = []
+            if states:
+                events, self._unflushed = self._unflushed, []
+                changes = self._processor.take_states()
+            prepared = time.monotonic() - begin
+            try:
+                await self._writer.write((topic, -1, key, value) for topic, key, value in results)
+                await self._writer.write((self._changelog, partition, key, data) for partition, key, data in changes)
+            except WriteError as error:
+                log.critical("Kafka refuses what this worker writes: %s", error)
+                _exit()
             for event in events:
                 event.ack()
-            self._count(flush.emissions)
+            if states:
+                self._pace.wrote(prepared * 2)
+            self._count(emissions)
             if events:
-                self._processing.observe(time.monotonic() - begin)
+                self._processing.observe(self._processed_seconds + time.monotonic() - begin)
+                self._processed_seconds = 0.0
 
-    def _count(self, emissions: list[Aggregate | Late | Alert | DeadLetter]) -> None:
+    async def _is_member(self) -> bool:
+        """Asks the group's coordinator whether the partitions are still ours, so that a worker that was away for longer
+        than its session cannot write over the states of its successor."""
+        thread = self.app.consumer._thread  # type: ignore[attr-defined]
+        coordinator = thread._ensure_consumer()._coordinator
+        member: bool = await thread.call_thread(coordinator._do_heartbeat)
+        if not member and coordinator.generation < 0:
+            log.warning("the group has gone on without this worker: what it had not flushed is left to its successor")
+            self._unflushed.clear()
+            self._processor.discard()
+        return member
+
+    def _count(self, emissions: list[Emission]) -> None:
         for emission in emissions:
             match emission:
                 case Aggregate():
@@ -197,9 +266,6 @@ class StreamWorker:
         if threshold in self._severities:
             self._alert.labels(self._fleet, device, threshold, self._severities[threshold]).set(1 if active else 0)
 
-    def _partitions(self) -> set[int]:
-        return {tp.partition for tp in self.app.consumer.assignment() if tp.topic == self._source.get_topic_name()}
-
     def _behind(self) -> dict[int, float]:
         """Returns, for each of our partitions with unread records, the time of the last record read (or 0)."""
         out: dict[int, float] = {}
@@ -212,12 +278,32 @@ class StreamWorker:
                     out[tp.partition] = timestamp
         return out
 
-    def _observe_lag(self) -> None:
+    def _observe(self) -> None:
         behind = self._behind()
         oldest = min((timestamp for timestamp in behind.values() if timestamp), default=None)
         self._lag.set(max(0.0, time.time() - oldest) if oldest is not None else 0.0)
+        self._series.labels(self._fleet).set(len(self._processor.store))
+        self._state_bytes.labels(self._fleet).set(self._processor.store.bytes)
         if not behind or time.monotonic() - self._last_progress < STALL_SECONDS:
             self._health.beat()
+
+    def _observe_recovery(self) -> None:
+        """A recovery is alive while it reads, a rebalance for as long as the others may take to join."""
+        self._health.set_waiting("assignment and recovery")
+        restored = self._table.restored_records
+        if restored != self._restored_records or time.monotonic() - self._unsettled_since < REBALANCE_SECONDS:
+            self._health.beat()
+        self._restored_records = restored
+
+    def _wait_for_kafka(self) -> None:
+        """A worker that waits for Kafka is alive: starting it anew would not help."""
+        self._health.set_waiting("Kafka to take results")
+        self._health.beat()
+
+
+def _exit() -> None:
+    logging.shutdown()
+    os._exit(1)
 
 
 def _now() -> int:

@@ -23,4 +23,6 @@ def run() -> None:
     # The client warns at every connection that passwords cross the pod network, which is what the spec asks for.
     logging.getLogger("aiokafka.conn").setLevel(logging.ERROR)
     worker = StreamWorker(configuration, health)
-    faust.Worker(worker.app, loglevel="WARNING", quiet=True).execute_from_commandline()
+    process = faust.Worker(worker.app, loglevel="WARNING", quiet=True)
+    process.spinner = None  # it would have every debug message of every library formatted
+    process.execute_from_commandline()

@@ -1,12 +1,14 @@
 """From records to what must be written at the next flush. Knows the engine and the records, not Kafka's clients.
 
-States are decoded from the table when a series is first seen after an assignment, kept here while the partition is
-ours, and written once per flush, however many readings came.
+States stay here while their partition is ours, and are written once per flush, however many readings came. Series that
+may fall silent stand in a schedule, so that a look at the clock costs nothing while none is due.
 """
 
 import base64
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import heapq
+from collections import deque
+from collections.abc import Iterable
+from itertools import count
 
 import msgspec
 from sensorpipeline_api.configuration import WorkerConfiguration
@@ -16,41 +18,63 @@ from sensorpipeline_api.records import (
     DeadLetter,
     DeadLetterReason,
     Late,
+    Reading,
     UnreadableRecordError,
     decode_readings,
 )
 
-from sensorpipeline_workers.engine.plan import compile_fleet
-from sensorpipeline_workers.engine.series import close_idle, process
-from sensorpipeline_workers.engine.state import SeriesState, decode, encode
-from sensorpipeline_workers.stream.table import split_key, table_key
+from sensorpipeline_workers.engine.plan import MetricPlan, compile_fleet
+from sensorpipeline_workers.engine.series import active_alerts, close_idle, process
+from sensorpipeline_workers.engine.state import SeriesState
+from sensorpipeline_workers.stream.store import Identity, Series, Store
 
+Emission = Aggregate | Late | Alert | DeadLetter
+Message = tuple[str, bytes, bytes]
+"""Topic, key and value."""
 
-@dataclass
-class Flush:
-    """What one flush writes: outputs as (topic, key, value), then states as (key, value)."""
-
-    outputs: list[tuple[str, bytes, bytes]] = field(default_factory=list)
-    states: list[tuple[bytes, bytes]] = field(default_factory=list)
-    emissions: list[Aggregate | Late | Alert | DeadLetter] = field(default_factory=list)
+_encode = msgspec.json.Encoder().encode
 
 
 class Processor:
-    """The fleet's series that are live in this worker. `stored` is the table: key to binary state."""
+    """The fleet's series that are live in this worker."""
 
-    def __init__(self, configuration: WorkerConfiguration, stored: Mapping[bytes, bytes]) -> None:
+    def __init__(self, configuration: WorkerConfiguration) -> None:
         self._fleet = configuration.fleet.name
         self._topics = configuration.topics
         self._plans = compile_fleet(configuration.fleet)
-        self._stored = stored
-        self._live: dict[bytes, SeriesState] = {}
-        self._dirty: set[bytes] = set()
-        self._emissions: list[Aggregate | Late | Alert | DeadLetter] = []
+        self.store = Store(self._plans)
+        self._dirty: dict[Series, None] = {}
+        self._emissions: list[Emission] = []
+        self._unseen: deque[Series] = deque()
+        self._schedule: list[tuple[int, int, Series]] = []
+        self._number = count()
 
-    def forget(self) -> None:
-        """Drops everything that was not flushed: after a rebalance the table and the committed offsets rule."""
-        self._live.clear()
-        self._dirty.clear()
+    @property
+    def unsent(self) -> int:
+        """How many results wait for the next flush."""
+        return len(self._emissions)
+
+    @property
+    def unseen(self) -> int:
+        """How many restored series have not been looked at."""
+        return len(self._unseen)
+
+    def load(self, partition: int, items: Iterable[tuple[bytes, bytes | None]]) -> None:
+        """Takes in what the changelog holds of a partition that is newly ours."""
+        self._unseen += self.store.load(partition, items)
+
+    def drop(self, partitions: set[int]) -> None:
+        """Forgets partitions, and what of them has not been flushed: for them the changelog and the committed offsets
+        rule."""
+        for partition in partitions:
+            self.store.drop(partition)
+        self._dirty = {series: None for series in self._dirty if series.partition not in partitions}
+        self._unseen = deque(series for series in self._unseen if series.partition not in partitions)
+        self._schedule = [entry for entry in self._schedule if entry[2].partition not in partitions]
+        heapq.heapify(self._schedule)
+
+    def discard(self) -> None:
+        """Forgets the results that have not been sent."""
         self._emissions.clear()
 
     def record(self, *, topic: str, partition: int, offset: int, value: bytes | None, now: int) -> None:
@@ -63,59 +87,66 @@ class Processor:
             reason = DeadLetterReason.INVALID_JSON.value
             self._emissions.append(DeadLetter(source, self._fleet, now, payload, reason, str(error)))
             return
-        groups: dict[tuple[str, str], list[tuple[int, float]]] = {}
-        for reading in readings:
-            groups.setdefault((reading.device, reading.metric), []).append((reading.time, reading.value))
-        for (device, metric), pairs in groups.items():
-            key = table_key(partition, device, metric)
-            state = self._state(key)
+        find, dirty = self.store.find, self._dirty
+        for identity, pairs in _group(readings).items():
+            series = find(partition, identity)
+            state = series.state or series.live()
             if state.offset >= offset:
                 continue  # a replay of what the state already holds
             state.offset = offset
-            self._dirty.add(key)
-            self._emissions += process(self._plans[metric], state, device=device, readings=pairs, now=now)
-
-    def close_idle(self, partitions: set[int], now: int) -> None:
-        """Closes the open windows of our silent series."""
-        for key in self._stored.keys() | self._live.keys():
-            partition, device, metric = split_key(key)
-            if partition not in partitions or metric not in self._plans:
-                continue
-            state = self._state(key)
-            emitted = close_idle(self._plans[metric], state, device=device, now=now)
+            dirty[series] = None
+            emitted = process(series.plan, state, device=series.device, readings=pairs, now=now)
             if emitted:
                 self._emissions += emitted
-                self._dirty.add(key)
 
-    def alerts(self, partitions: set[int]) -> dict[tuple[str, str], bool]:
-        """Returns whether each (threshold, device) of our partitions is active."""
-        out: dict[tuple[str, str], bool] = {}
-        for key in self._stored.keys() | self._live.keys():
-            partition, device, _ = split_key(key)
-            if partition in partitions:
-                for name, alert in self._state(key).alerts.items():
-                    out[name, device] = alert.active
+    def look(self, limit: int) -> dict[tuple[str, str], bool]:
+        """Looks at so many of the series that were restored: puts them in the schedule; returns for each (threshold,
+        device) whether it is active."""
+        alerts: dict[tuple[str, str], bool] = {}
+        for _ in range(min(limit, len(self._unseen))):
+            series = self._unseen.popleft()
+            state = series.look()
+            for name, active in active_alerts(state).items():
+                alerts[name, series.device] = active
+            self._plan_check(series, state)
+        return alerts
+
+    def check(self, now: int) -> None:
+        """Closes the open windows of our silent series."""
+        while self._schedule and self._schedule[0][0] <= now:
+            time, _, series = heapq.heappop(self._schedule)
+            if series.check != time:
+                continue  # an earlier check has taken its place
+            series.check = 0
+            if _next_check(series.plan, series.look()) <= now:
+                emitted = close_idle(series.plan, series.live(), device=series.device, now=now)
+                if emitted:
+                    self._emissions += emitted
+                    self._dirty[series] = None
+            self._plan_check(series, series.look())
+
+    def take_results(self) -> tuple[list[Emission], list[Message]]:
+        """Returns the results since the last call, as they are and as messages."""
+        emissions, self._emissions = self._emissions, []
+        return emissions, [self._message(emission) for emission in emissions]
+
+    def take_states(self) -> list[tuple[int, bytes, bytes]]:
+        """Returns (partition, key, data) of the series that have changed since the last call."""
+        dirty, self._dirty = self._dirty, {}
+        out = []
+        for series in dirty:
+            out.append((series.partition, series.key, self.store.encode(series)))
+            self._plan_check(series, series.live())
         return out
 
-    def flush(self) -> Flush:
-        """Returns what must be written, and starts the next flush empty."""
-        emissions, self._emissions = self._emissions, []
-        dirty, self._dirty = self._dirty, set()
-        return Flush(
-            outputs=[self._output(emission) for emission in emissions],
-            states=[(key, encode(self._live[key])) for key in dirty],
-            emissions=emissions,
-        )
+    def _plan_check(self, series: Series, state: SeriesState) -> None:
+        time = _next_check(series.plan, state)
+        if time < FAR and (series.check == 0 or time < series.check):
+            series.check = time
+            heapq.heappush(self._schedule, (time, next(self._number), series))
 
-    def _state(self, key: bytes) -> SeriesState:
-        state = self._live.get(key)
-        if state is None:
-            stored = self._stored.get(key)
-            state = self._live[key] = decode(stored) if stored is not None else SeriesState()
-        return state
-
-    def _output(self, emission: Aggregate | Late | Alert | DeadLetter) -> tuple[str, bytes, bytes]:
-        value = msgspec.json.encode(emission)
+    def _message(self, emission: Emission) -> Message:
+        value = _encode(emission)
         match emission:
             case Aggregate():
                 key = f"{emission.window}|{emission.device}|{emission.metric}"
@@ -127,3 +158,25 @@ class Processor:
                 return self._topics.alerts, key.encode(), value
             case DeadLetter():
                 return self._topics.dead_letter, emission.fleet.encode(), value
+
+
+FAR = 1 << 62
+
+
+def _next_check(plan: MetricPlan, state: SeriesState) -> int:
+    """Returns when a series that stays silent has something to emit; FAR for never."""
+    if any(not pane.closed for window in state.windows.values() for pane in window.panes.values()):
+        return state.last_seen + plan.idle
+    return FAR
+
+
+def _group(readings: list[Reading]) -> dict[Identity, list[tuple[int, float]]]:
+    groups: dict[Identity, list[tuple[int, float]]] = {}
+    for reading in readings:
+        identity = reading.device, reading.metric
+        pairs = groups.get(identity)
+        if pairs is None:
+            groups[identity] = [(reading.time, reading.value)]
+        else:
+            pairs.append((reading.time, reading.value))
+    return groups

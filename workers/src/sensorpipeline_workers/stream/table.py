@@ -1,47 +1,135 @@
-"""The table that holds series' states, backed by a changelog topic.
+"""The table that holds series' states, backed by a changelog topic: Faust's, except for how it is read and written.
 
-Keys are `partition|device|metric`, so that a write needs no current event to know its partition, and the futures of
-writes are kept, so that a flush can wait until Kafka has them.
+Faust declares the changelog and assigns its partitions beside those of the readings. What Faust would read back record
+by record we read in bulk before it resumes (docs/decisions/0016), and tell Faust, as a store on disk would, that all
+of it is here. Keys are `partition|device|metric`.
 """
 
 import asyncio
-from collections.abc import Iterable
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from faust.tables.table import Table
+from faust.types import TP
+from sensorpipeline_api.configuration import KafkaConnection
 
+from sensorpipeline_workers.runtime.kafka import librdkafka_settings
 
-def table_key(partition: int, device: str, metric: str) -> bytes:
-    """Returns the key of a series in the table."""
-    return f"{partition}|{device}|{metric}".encode()
+log = logging.getLogger(__name__)
 
-
-def split_key(key: bytes) -> tuple[int, str, str]:
-    """Returns (partition, device, metric) from a key of the table."""
-    partition, device, metric = key.decode().split("|", 2)
-    return int(partition), device, metric
+BATCH = 10_000
+Items = dict[bytes, bytes | None]
 
 
 class StateTable(Table):  # type: ignore[type-arg]
-    """A Faust table whose writes can be waited for."""
+    """A Faust table whose content lives elsewhere: `on_restored(partition, items)` gets it, `on_lost(partitions)` says
+    that it is no longer valid. `restored_records` grows while a restore makes progress."""
+
+    connection: KafkaConnection
+    on_restored: Callable[[int, Iterable[tuple[bytes, bytes | None]]], None]
+    on_lost: Callable[[set[int]], None]
+    unflushed: Callable[[], bool]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Bytes as they are, in the changelog and out of it; the default would write them as JSON texts.
         self.key_serializer = self.value_serializer = "raw"
-        self.pending: list[asyncio.Future[Any]] = []
+        self.restored_records = 0
+        self._ends: dict[int, int] = {}
+        self._missing: set[int] = set()
+        self._generation: int | None = None
 
-    def partition_for_key(self, key: bytes) -> int:
-        """Returns the partition that the key names."""
-        return split_key(key)[0]
+    async def on_rebalance(
+        self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
+    ) -> None:
+        """Keeps what stays ours and gives up the rest. Whoever was not in the last generation of the group cannot know
+        what others have written since, and keeps nothing."""
+        await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
+        await self.changelog_topic.maybe_declare()
+        mine = {tp.partition for tp in assigned if tp.topic == self.changelog_topic_name}
+        fresh = {tp.partition for tp in newly_assigned if tp.topic == self.changelog_topic_name} | self._missing
+        if generation_id != (self._generation or -1) + 1 or self.unflushed():
+            fresh = mine
+        self._generation = generation_id
+        gone = {tp.partition for tp in revoked if tp.topic == self.changelog_topic_name}
+        self.on_lost(fresh | gone)
+        self._missing = fresh & mine
+        self._ends = await asyncio.to_thread(_end_offsets, self.connection, self.changelog_topic_name, mine)
 
-    def on_key_set(self, key: bytes, value: bytes) -> None:
-        """Sends the write to the changelog and remembers its future."""
-        self.pending.append(self.send_changelog(self.partition_for_key(key), key, value))
+    def persisted_offset(self, tp: TP) -> int | None:
+        """Tells Faust that it has nothing to restore of our partitions."""
+        end = self._ends.get(tp.partition, 0)
+        return end - 1 if end else None
 
-    async def write(self, items: Iterable[tuple[bytes, bytes]]) -> None:
-        """Writes items and waits until the changelog has them."""
-        for key, value in items:
-            self[key] = value
-        pending, self.pending = self.pending, []
-        await asyncio.gather(*pending)
+    def apply_changelog_batch(self, batch: Iterable[Any]) -> None:
+        """Takes what Faust reads all the same: nothing that is not in what we read."""
+
+    async def restore(self) -> None:
+        """Reads the changelog of the partitions that are newly ours up to its end. Ends early, with nothing taken in,
+        when it is cancelled."""
+        partitions, cancelled = set(self._missing), threading.Event()
+        if not partitions:
+            return
+        begin = time.monotonic()
+        try:
+            found = await asyncio.to_thread(self._read, partitions, cancelled)
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        for partition, items in found.items():
+            self.on_restored(partition, items.items())
+        self._missing -= partitions
+        log.info("restored partitions %s in %.2f s", sorted(partitions), time.monotonic() - begin)
+
+    def _read(self, partitions: set[int], cancelled: threading.Event) -> dict[int, Items]:
+        found: dict[int, Items] = {partition: {} for partition in partitions}
+        consumer = _reader(self.connection)
+        try:
+            consumer.assign([TopicPartition(self.changelog_topic_name, partition, 0) for partition in partitions])
+            ended: set[int] = set()
+            while ended != partitions and not cancelled.is_set():
+                for message in consumer.consume(BATCH, 0.5):
+                    error, partition, key = message.error(), message.partition(), message.key()
+                    if error is None and partition is not None and key is not None:
+                        found[partition][key] = message.value()
+                        self.restored_records += 1
+                    elif error is not None and error.code() == KafkaError._PARTITION_EOF and partition is not None:
+                        ended.add(partition)
+        finally:
+            consumer.close()
+        return found
+
+
+def _reader(connection: KafkaConnection) -> Consumer:
+    return Consumer(
+        librdkafka_settings(connection)
+        | {
+            "group.id": f"none-{uuid.uuid4().hex}",
+            "enable.auto.commit": False,
+            "enable.partition.eof": True,
+            "auto.offset.reset": "earliest",
+            "isolation.level": "read_uncommitted",
+            "queued.max.messages.kbytes": 32 * 1024,
+        }
+    )
+
+
+def _end_offsets(connection: KafkaConnection, topic: str, partitions: set[int]) -> dict[int, int]:
+    consumer = _reader(connection)
+    try:
+        out: dict[int, int] = {}
+        while len(out) < len(partitions):
+            for partition in partitions - out.keys():
+                try:
+                    out[partition] = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=5)[1]
+                except KafkaException as error:
+                    log.info("waiting for the end of %s/%s: %s", topic, partition, error.args[0].str())
+                    time.sleep(0.2)
+        return out
+    finally:
+        consumer.close()

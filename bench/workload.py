@@ -1,0 +1,121 @@
+"""The readings of the worker benchmark, and what their windows must come to.
+
+Every device sends a reading per 15 minutes of event time. Two topics hold the same readings in the same order: records
+of many readings, as the bridge writes them, and one reading per record, as other engines take them.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+PARTITIONS = 4
+STEP = 15 * 60_000
+START = 1_577_836_800_000
+DAY = 86_400_000
+LATE_STEPS = 120  # 30 hours: always after the end of its day, never beyond two days
+READINGS_PER_RECORD = 500
+METRIC = "energy"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One variant. `late` is the share of readings that come 30 hours after their time; `windows` are periods in ms."""
+
+    name: str
+    devices: int
+    windows: tuple[int, ...] = (DAY,)
+    late: float = 0.0
+
+
+WORKLOADS = (
+    Workload("day windows", devices=200),
+    Workload("50,000 devices", devices=50_000),
+    Workload("5 windows", devices=200, windows=(DAY, DAY // 2, DAY // 4, DAY // 8, DAY // 24)),
+    Workload("5 % late", devices=200, late=0.05),
+)
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Readings in the order in which they are sent: device number, time in ms, value in hundredths."""
+
+    device: "np.ndarray[tuple[int], np.dtype[np.int64]]"
+    time: "np.ndarray[tuple[int], np.dtype[np.int64]]"
+    hundredths: "np.ndarray[tuple[int], np.dtype[np.int64]]"
+
+
+def make_readings(workload: Workload, total: int) -> Readings:
+    """Returns about `total` readings of a workload, the same at every call."""
+    steps = total // workload.devices
+    step, device = np.divmod(np.arange(steps * workload.devices, dtype=np.int64), workload.devices)
+    generator = np.random.default_rng(7)
+    hundredths = generator.integers(0, 10_000, len(step))
+    late = generator.random(len(step)) < workload.late
+    order = np.lexsort((device, step + LATE_STEPS * late))
+    return Readings(device[order], START + STEP * step[order], hundredths[order])
+
+
+def compute_sums(readings: Readings, period: int) -> dict[tuple[str, int], tuple[float, int]]:
+    """Returns (device, window start) -> (sum, count) over all readings."""
+    start = readings.time // period
+    span = int(start.max()) + 1
+    keys, inverse = np.unique(readings.device * span + start, return_inverse=True)
+    totals = np.bincount(inverse, weights=readings.hundredths.astype(np.float64))
+    counts = np.bincount(inverse)
+    return {
+        (device_name(int(key) // span), int(key) % span * period): (float(total) / 100, int(count))
+        for key, total, count in zip(keys, totals, counts, strict=True)
+    }
+
+
+def device_name(number: int) -> str:
+    """Returns the name of a device."""
+    return f"device-{number:05}"
+
+
+def fill(server: str, readings: Readings, *, batched: str | None, single: str | None) -> None:
+    """Makes the topics that are named and writes the readings to them."""
+    topics = [NewTopic(topic, PARTITIONS, 1) for topic in (batched, single) if topic is not None]
+    admin = AdminClient({"bootstrap.servers": server})
+    for future in admin.create_topics(topics).values():
+        future.result()
+    producer = Producer(
+        {"bootstrap.servers": server, "linger.ms": 50, "compression.type": "lz4", "queue.buffering.max.messages": 10**6}
+    )
+    pending: list[list[str]] = [[] for _ in range(PARTITIONS)]
+    for partition, device, text in _texts(readings):
+        if single is not None:
+            _produce(producer, single, partition, device, text)
+        if batched is not None:
+            pending[partition].append(text)
+            if len(pending[partition]) == READINGS_PER_RECORD:
+                _produce(producer, batched, partition, device, f"[{','.join(pending[partition])}]")
+                pending[partition].clear()
+    for partition, texts in enumerate(pending):
+        if batched is not None and texts:
+            _produce(producer, batched, partition, device_name(partition), f"[{','.join(texts)}]")
+    if producer.flush(60):
+        raise TimeoutError("Kafka did not take the readings within a minute")
+
+
+def _texts(readings: Readings) -> Iterator[tuple[int, str, str]]:
+    for number, time, hundredths in zip(
+        readings.device.tolist(), readings.time.tolist(), readings.hundredths.tolist(), strict=True
+    ):
+        device = device_name(number)
+        yield (
+            number % PARTITIONS, device,
+            f'{{"device":"{device}","metric":"{METRIC}","time":{time},"value":{hundredths / 100}}}',
+        )  # fmt: skip
+
+
+def _produce(producer: Producer, topic: str, partition: int, key: str, value: str) -> None:
+    while True:
+        try:
+            producer.produce(topic, value, key=key, partition=partition)
+            return
+        except BufferError:
+            producer.poll(0.1)
