@@ -20,6 +20,8 @@ changed with them would roll every pod when a fleet is scaled."""
 
 CONFIGURATION_PATH = "/etc/sensorpipeline/configuration.json"
 CONFIGURATION_VARIABLE = "SENSORPIPELINE_CONFIGURATION"
+DERIVED_PATH = "/derived"
+"""Where derive serves the state of its metrics, a JSON list of DerivedMetricStatus, on its metrics port."""
 
 
 class Configuration(Model):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sensorpipeline_api.model import Model, list_map
+from sensorpipeline_api.model import LIST_SET, Model, list_map
 
 
 class ConditionType(StrEnum):
@@ -52,6 +52,27 @@ class FleetStatus(Model):
     desired_replicas: int = Field(0, description="Worker pods that should exist.", ge=0)
 
 
+MAXIMUM_MISSING = 64
+"""How many missing inputs of one derived metric are named."""
+
+
+class DerivedMetricStatus(Model):
+    """How a derived metric is. It changes when the metric starts or ceases to wait, not with every result."""
+
+    name: Annotated[str, Field(max_length=63)] = Field(description="Name of the derived metric.")
+    unit: str = Field("", description="Unit of its values.", max_length=64)
+    last_start: datetime | None = Field(
+        None, description="Start of its newest result, given while it waits or has no value."
+    )
+    missing_inputs: list[Annotated[str, Field(max_length=256)]] = Field(
+        [],
+        description="Inputs that have stayed away at its newest start that has no result: AggDay[HVAC2].",
+        max_length=MAXIMUM_MISSING,
+        json_schema_extra=LIST_SET,
+    )
+    message: str = Field("", description="Why it has no newer result, for people.", max_length=1024)
+
+
 class Endpoint(Model):
     """Where a part of the pipeline can be reached inside the cluster."""
 
@@ -68,6 +89,9 @@ class SensorPipelineStatus(Model):
     )
     fleets: list[FleetStatus] = Field(
         [], description="Workers of each fleet.", max_length=32, json_schema_extra=list_map("name")
+    )
+    derived_metrics: list[DerivedMetricStatus] = Field(
+        [], description="State of each derived metric.", max_length=64, json_schema_extra=list_map("name")
     )
     fleet_names: str = Field("", description="Names of the fleets, for listings.", max_length=2048)
     workers: str = Field("", description="Ready and desired workers, for listings: 5/5.", max_length=32)

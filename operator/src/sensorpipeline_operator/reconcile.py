@@ -21,6 +21,7 @@ from sensorpipeline_operator import metrics, status
 from sensorpipeline_operator.components.context import Context, Images, Manifest
 from sensorpipeline_operator.components.objects import hash_of
 from sensorpipeline_operator.components.registry import build_all
+from sensorpipeline_operator.derived_states import DerivedPort, DerivedStates
 from sensorpipeline_operator.errors import ApiError, InvalidSpecError, NotReadyError
 from sensorpipeline_operator.kafka_topics import Topic, compute_topics
 from sensorpipeline_operator.naming import Names, owned_selector
@@ -86,6 +87,7 @@ class Reconciler:
     images: Images
     entropy: Callable[[], str] = lambda: secrets.token_hex(20)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    derived: DerivedPort = field(default_factory=DerivedStates)
     applied: dict[tuple[str, str, str], Applied] = field(default_factory=dict)
 
     async def reconcile(self, namespace: str, name: str) -> Outcome:
@@ -250,6 +252,7 @@ class Reconciler:
                 verdicts, previous=before.get("conditions", []), generation=meta["generation"], now=now
             ),
             "fleets": before.get("fleets", []),
+            "derivedMetrics": before.get("derivedMetrics", []),
             "endpoints": before.get("endpoints", []),
             "fleetNames": before.get("fleetNames", ""),
             "workers": before.get("workers", ""),
@@ -258,6 +261,7 @@ class Reconciler:
             children = await self.cluster.list_children(meta["namespace"], owned_selector(meta["name"]))
             found = status.fleets(spec, names, children)
             new |= {"fleets": found, "endpoints": status.endpoints(spec, names)} | status.summary(found)
+            new["derivedMetrics"] = await self._derived_metrics(pipeline, spec)
         if new == before:
             return
         await self.cluster.write_status(pipeline, new)
@@ -265,6 +269,17 @@ class Reconciler:
         if was != ready.status and was is not None:
             kind = "Normal" if ready.status == "True" else "Warning"
             outcome.notices.append(Notice(kind, ready.reason, ready.message))
+
+    async def _derived_metrics(self, pipeline: Manifest, spec: SensorPipelineSpec) -> list[Manifest]:
+        """Asks derive how its metrics are, as far as there are any."""
+        if not spec.derived_metrics:
+            return []
+        meta = pipeline["metadata"]
+        pods = await self.cluster.list_pods(meta["namespace"], owned_selector(meta["name"]))
+        address = status.derived_address(pods)
+        found = await self.derived.read(address) if address is not None else None
+        previous = pipeline.get("status", {}).get("derivedMetrics", [])
+        return status.derived_metrics(spec, found, previous=previous)
 
     def _forget(self, namespace: str, name: str) -> None:
         self.applied = {key: done for key, done in self.applied.items() if key[0] != namespace or name not in key[2]}

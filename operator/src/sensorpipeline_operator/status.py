@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sensorpipeline_api.spec import SensorPipelineSpec, TlsMode
-from sensorpipeline_api.status import ConditionType
+from sensorpipeline_api.status import ConditionType, DerivedMetricStatus
 
 from sensorpipeline_operator.components.context import Manifest
 from sensorpipeline_operator.naming import (
@@ -145,6 +145,25 @@ def fleets(spec: SensorPipelineSpec, names: Names, children: Sequence[Manifest])
             }
         )
     return out
+
+
+def derived_address(pods: Sequence[Manifest]) -> str | None:
+    """Returns the IP address of derive's pod, when it is ready."""
+    for pod in pods:
+        state = pod.get("status", {})
+        ready = any(c["type"] == "Ready" and c["status"] == "True" for c in state.get("conditions", []))
+        if component_of(pod) == "derive" and ready and state.get("podIP"):
+            return str(state["podIP"])
+    return None
+
+
+def derived_metrics(
+    spec: SensorPipelineSpec, found: Sequence[DerivedMetricStatus] | None, *, previous: Sequence[Manifest]
+) -> list[Manifest]:
+    """Returns the state of each derived metric of the spec; what was known stays when derive did not answer."""
+    said = previous if found is None else [m.model_dump(mode="json", by_alias=True, exclude_none=True) for m in found]
+    by_name = {metric["name"]: dict(metric) for metric in said}
+    return [by_name[metric.name] for metric in spec.derived_metrics if metric.name in by_name]
 
 
 def summary(found: Sequence[Manifest]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import base64
 import copy
 from typing import Any
 
+from sensorpipeline_api.status import DerivedMetricStatus
 from sensorpipeline_operator.errors import ApiError
 from sensorpipeline_operator.kafka_topics import Topic
 from sensorpipeline_operator.naming import Names
@@ -22,6 +23,7 @@ class FakeCluster:
     def __init__(self) -> None:
         self.objects: dict[tuple[str, str], Manifest] = {}
         self.pipeline: Manifest | None = None
+        self.pods: list[Manifest] = []
         self.writes: list[str] = []
         self.crash_after: int | None = None
         self._version = 0
@@ -51,7 +53,7 @@ class FakeCluster:
         return [copy.deepcopy(item) for item in self.objects.values() if item["kind"] != "Foreign"]
 
     async def list_pods(self, namespace: str, selector: str) -> list[Manifest]:
-        return []
+        return copy.deepcopy(self.pods)
 
     async def read_secrets(self, namespace: str, names: set[str], selector: str) -> dict[str, dict[str, str]]:
         secrets = [item for item in self.objects.values() if item["kind"] == "Secret"]
@@ -115,6 +117,18 @@ class FakeTopics:
         created = [topic for topic in topics if topic not in self.topics]
         self.topics += created
         return len(created)
+
+
+class FakeDerived:
+    """Derive as the operator sees it: what it says (None: nothing), and who was asked."""
+
+    def __init__(self) -> None:
+        self.said: list[DerivedMetricStatus] | None = None
+        self.asked: list[str] = []
+
+    async def read(self, address: str) -> list[DerivedMetricStatus] | None:
+        self.asked.append(address)
+        return self.said
 
 
 class BrokenCluster(FakeCluster):

@@ -54,6 +54,8 @@ def build_network(context: Context) -> list[Manifest]:
     if mosquitto is not None and mosquitto.tls is not None:  # without TLS, only among the pipeline's own pods
         mqtt = [_rule([MQTT_TLS_PORT], None), _rule([MQTT_PORT], [own])]
     out.append(_policy(context, "mosquitto", made.selector("mosquitto"), mqtt))
+    if context.derived:  # the operator asks derive how its metrics are
+        out.append(_policy(context, "derive", made.selector("derive"), [_rule([METRICS_PORT], [operator])]))
     for component, ports in OPEN_PORTS.items():
         out.append(_policy(context, component, made.selector(component), [_rule(ports, None)]))
     for component, ports in INNER_PORTS.items():

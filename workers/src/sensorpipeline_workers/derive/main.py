@@ -7,13 +7,17 @@ is read again without emitting, then it goes on from there.
 import logging
 import signal
 import threading
+import time
 
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, Producer, TopicPartition
-from sensorpipeline_api.configuration import DeriveConfiguration
+from pydantic import TypeAdapter
+from sensorpipeline_api.configuration import DERIVED_PATH, DeriveConfiguration
 from sensorpipeline_api.records import Aggregate
+from sensorpipeline_api.status import DerivedMetricStatus
 
 from sensorpipeline_workers.derive.join import FLEET, Join
+from sensorpipeline_workers.derive.waiting import Waiting
 from sensorpipeline_workers.runtime import metrics
 from sensorpipeline_workers.runtime.health import Health
 from sensorpipeline_workers.runtime.kafka import librdkafka_settings
@@ -23,7 +27,9 @@ log = logging.getLogger(__name__)
 
 BATCH_RECORDS = 2000
 POLL_SECONDS = 0.2
+REPORT_SECONDS = 5.0
 _decoder = msgspec.json.Decoder(Aggregate)
+_states = TypeAdapter(list[DerivedMetricStatus])
 
 
 class Derive:
@@ -34,6 +40,8 @@ class Derive:
         self._partitions = partitions
         self._health = health
         self._join = Join(configuration.pipeline, configuration.derived)
+        self._waiting = Waiting(self._join)
+        self._next_report = 0.0
         settings = librdkafka_settings(configuration.kafka)
         self._consumer = Consumer(settings | {"group.id": configuration.application_id, "enable.auto.commit": False})
         self._producer = Producer(settings | {"enable.idempotence": True, "acks": "all", "message.timeout.ms": 0})
@@ -50,6 +58,7 @@ class Derive:
             if messages:
                 self._emit()
                 self._commit(messages)
+            self._report(time.monotonic())
         self._consumer.close()
 
     def _replay(self, stop: threading.Event) -> dict[int, int]:
@@ -109,6 +118,13 @@ class Derive:
             self._health.beat()
         for result in results:
             self._emitted.labels(FLEET, result.window).inc()
+
+    def _report(self, now: float) -> None:
+        """Publishes, every few seconds, how the metrics are."""
+        if now >= self._next_report:
+            self._next_report = now + REPORT_SECONDS
+            report = _states.dump_json(self._waiting.report(now), by_alias=True, exclude_none=True)
+            self._health.publish(DERIVED_PATH, report)
 
     def _commit(self, messages: list[Message]) -> None:
         positions = {message.partition() or 0: (message.offset() or 0) + 1 for message in messages}

@@ -34,6 +34,7 @@ class Health:
         self._maximum_silence = maximum_silence
         self._last_beat = time.monotonic()
         self._waiting_for: str | None = "start"
+        self._documents: dict[str, bytes] = {}
 
     def beat(self) -> None:
         """Records that the work loop has gone round."""
@@ -50,6 +51,10 @@ class Health:
         if self._waiting_for != what:
             log.info("waiting for %s", what)
         self._waiting_for = what
+
+    def publish(self, path: str, document: bytes) -> None:
+        """Serves a JSON document at a path, in place of the one that was published there before."""
+        self._documents[path] = document
 
     @property
     def alive(self) -> bool:
@@ -71,6 +76,9 @@ class Health:
         if path == "/metrics":
             answer: Iterable[bytes] = make_wsgi_app()(environ, start_response)
             return answer
+        if path in self._documents:
+            start_response(f"{HTTPStatus.OK.value} OK", [("Content-Type", "application/json")])
+            return [self._documents[path]]
         if path == "/healthz":
             good, text = self.alive, "alive" if self.alive else "no progress"
         elif path == "/readyz":
