@@ -64,6 +64,10 @@ reliability: bootstrap ## Deal every fault to a pipeline under load, and write d
 	@$(DEV) operator
 	@uv run pytest tests/e2e/ledger -s --write-reliability --soak-seconds $(SOAK_SECONDS)
 
+.PHONY: fuzz
+fuzz: uv ## Fuzz the decoding of records for FUZZ_SECONDS (60)
+	@uv run --group fuzz python tests/fuzz/run.py -max_total_time=$(or $(FUZZ_SECONDS),60) -artifact_prefix=/tmp/
+
 .PHONY: lint
 lint: uv ## Format, lint, types, import contracts, generated files current
 	@uv run ruff format --check .

@@ -146,11 +146,17 @@ class StreamWorker:
         self._recovered = False
         self._unsettled_since = time.monotonic()
         if self._unflushed:
-            self._unflushed.clear()
-            self._processor.discard()
+            self._discard()
         self._processor.drop(partitions)
         self._positions.clear()
         self._alert.clear()
+
+    def _discard(self) -> None:
+        """Leaves what has not been flushed to the next owner: Faust must not wait for it, nor commit it."""
+        for event in self._unflushed:
+            event.message.acked = True
+        self._unflushed.clear()
+        self._processor.discard()
 
     async def _on_recovered(self, *_: Any, **__: Any) -> None:
         """Faust sends this signal after a rebalance, before readings flow again."""
@@ -245,8 +251,7 @@ class StreamWorker:
         member: bool = await thread.call_thread(coordinator._do_heartbeat)
         if not member and coordinator.generation < 0:
             log.warning("the group has gone on without this worker: what it had not flushed is left to its successor")
-            self._unflushed.clear()
-            self._processor.discard()
+            self._discard()
         return member
 
     def _count(self, emissions: list[Emission]) -> None:
