@@ -81,6 +81,8 @@ class Client:
 
     def __init__(self, port: int, topics: Topics, kafka: str) -> None:
         self.url = f"http://127.0.0.1:{port}"
+        self.topics = topics
+        self.database = topics.aggregates.split(".")[0]
         self.session = requests.Session()
         self._readings = {fleet: Tail(kafka, topic) for fleet, topic in topics.readings.items()}
         self._letters = Tail(kafka, topics.dead_letter)
@@ -114,6 +116,18 @@ class Client:
         credentials = {"Authorization": f"Bearer {token}"} if token is not None else {}
         sent = {"Content-Type": "application/json"} | credentials | headers
         return (session or self.session).post(f"{self.url}/v1/readings", data=data, headers=sent, timeout=30)
+
+    def get(self, path: str, **parameters: str) -> list[dict[str, Any]]:
+        """Returns the items of a list's first page."""
+        headers = {"Authorization": f"Bearer {QUERY_TOKEN}"}
+        answer = requests.get(self.url + path, params=parameters, headers=headers, timeout=30)
+        assert answer.status_code == 200, answer.text
+        items: list[dict[str, Any]] = answer.json()["items"]
+        return items
+
+    def ready(self) -> bool:
+        """Whether the gateway says that it is."""
+        return requests.get(f"{self.url}/readyz", timeout=5).ok
 
     def metric(self, name: str, **labels: str) -> float:
         text = requests.get(f"{self.url}/metrics", headers={"Authorization": f"Bearer {QUERY_TOKEN}"}, timeout=10).text
@@ -160,7 +174,7 @@ def running(
     gateway.start()
     client = Client(port, made, kafka)
     try:
-        until(lambda: requests.get(f"{client.url}/readyz", timeout=5).ok, what="the gateway to be ready")
+        until(client.ready, what="the gateway to be ready")
         yield client, gateway
     finally:
         gateway.close()

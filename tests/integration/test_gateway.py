@@ -6,10 +6,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cramjam
 import pytest
 import requests
 from integration.conftest import Part, until
 from integration.gateway import NOW, QUERY_TOKEN, Client, Make, is_problem, reading, running
+from sensorpipeline_workers.gateway import remote_read
 
 
 @pytest.fixture(scope="module")
@@ -164,3 +166,40 @@ def test_a_token_that_posts_too_much_is_told_when_to_come_again(
         time.sleep(wait)
         assert client.post(reading(50)).status_code == 202
         assert len(client.stored()) == 52
+
+
+def test_a_listener_sees_what_comes_for_its_device_from_then_on(client: Client) -> None:
+    assert client.post(reading(1)).status_code == 202
+    headers = {"Authorization": f"Bearer {QUERY_TOKEN}"}
+    url = f"{client.url}/v1/live?device=S1"
+    for number in (10, 20):  # the second after nobody listened for a while
+        with requests.get(url, headers=headers, stream=True, timeout=30) as stream:
+            lines = stream.iter_lines(decode_unicode=True)
+            assert next(lines) == ": connected"
+            client.post(reading(number, device="S2"), "token-of-s2")
+            client.post(reading(number))
+            data = next(line for line in lines if line.startswith("data:"))
+        event = json.loads(data.removeprefix("data:"))
+        assert (event["device"], event["time"], event["fleet"]) == ("S1", NOW + number, "field")
+        assert client.post(reading(2)).status_code == 202
+        time.sleep(1.5)  # by then the gateway has stopped reading
+
+
+@pytest.mark.parametrize("query", ["windows=Hourly", "fleet=a&fleet=b", "from=yesterday", "limit=1001", "cursor=e30="])
+def test_a_parameter_that_is_not_known_or_not_valid_is_named(client: Client, query: str) -> None:
+    headers = {"Authorization": f"Bearer {QUERY_TOKEN}"}
+    problem = is_problem(requests.get(f"{client.url}/v1/aggregates?{query}", headers=headers, timeout=30), 422)
+    assert problem["field"] == query.split("=")[0]
+    assert problem["field"] in problem["detail"]
+
+
+def test_a_regular_expression_that_cannot_be_read_is_named(client: Client) -> None:
+    request = remote_read._CLASSES["ReadRequest"]()
+    query = request.queries.add(start_timestamp_ms=0, end_timestamp_ms=NOW)
+    headers = {"Authorization": f"Bearer {QUERY_TOKEN}"}
+    for expression, status in (("S[", 400), ("a\0b", 400), ("(?(1)a|b", 400), (r"\N{DIGIT ONE}", 422), ("S.*", 200)):
+        del query.matchers[:]
+        query.matchers.add(type=remote_read.MATCH, name="device", value=expression)
+        body = bytes(cramjam.snappy.compress_raw(request.SerializeToString()))
+        answer = requests.post(f"{client.url}/prometheus/read", data=body, headers=headers, timeout=30)
+        assert answer.status_code == status, (expression, answer.text)

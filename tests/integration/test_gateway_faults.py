@@ -5,14 +5,26 @@ import subprocess
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import pymongo
 import requests
-from integration.conftest import Device, run_kafka, until
+from integration.conftest import Device, free_port, run_kafka, until
 from integration.gateway import NOW, Client, Make, fleets, is_problem, make_topics, reading, running
-from sensorpipeline_api.configuration import BridgeConfiguration, KafkaConnection, MqttConnection
+from sensorpipeline_api.configuration import (
+    BridgeConfiguration,
+    KafkaConnection,
+    MqttConnection,
+    SinkConfiguration,
+    StoreConfiguration,
+    StoreConnection,
+)
+from sensorpipeline_workers.store.agent import StoreAgent
+from sensorpipeline_workers.store.collections import compute_collections
 
 
 class Ledger:
@@ -167,3 +179,36 @@ def test_readings_over_http_and_mqtt_come_to_the_same_partition(
         assert over_mqtt == over_http
         assert all(len(partitions) == 1 for partitions in over_http.values())
         assert len(set().union(*over_http.values())) > 1
+
+
+def test_a_reading_that_is_posted_again_is_stored_once(kafka: str, mongodb: str, part: Make, tmp_path: Path) -> None:
+    with (
+        running(kafka, mongodb, part, tmp_path) as (client, gateway),
+        pymongo.MongoClient[dict[str, Any]](mongodb) as store,
+    ):
+        description = StoreConfiguration(
+            pipeline="p", replica_set="rs0", members=[], database=client.database, admin_username="",
+            admin_password_file="", users=[], reading_retention_days=0, aggregate_retention_days=0,
+        )  # fmt: skip
+        agent = StoreAgent(description, ordinal=0)
+        for collection in compute_collections(description):
+            agent.keep_collection(store[client.database], collection)
+        sink = part("sink", SinkConfiguration(
+            pipeline="p", kafka=KafkaConnection(bootstrap_servers=[kafka]), topics=client.topics,
+            store=StoreConnection(uri_file=str(tmp_path / "uri"), database=client.database), group_id=client.database,
+            metrics_port=free_port(),
+        ))  # fmt: skip
+        sink.start()
+        readings = [reading(number) for number in range(50)]
+        assert client.post(readings).status_code == 202
+        assert client.post(readings[:30]).status_code == 202, "the answer was lost: once more"
+        gateway.kill()
+        gateway.start()
+        until(lambda: client.ready(), what="the gateway to be ready again")
+        assert client.post([*readings, reading(50)]).status_code == 202
+        query = {"device": "S1", "limit": "1000"}
+        until(lambda: len(client.get("/v1/readings", **query)) >= 51, what="the last reading to be stored")
+        times = Counter(item["time"] for item in client.get("/v1/readings", **query))
+        assert len(times) == 51
+        assert set(times.values()) == {1}
+        assert len(client.stored()) == 131, "Kafka has them all, and the sink has seen that they are the same"

@@ -1,7 +1,9 @@
 """Parameters to queries and documents to items."""
 
+import base64
 from datetime import UTC, datetime
 
+import cramjam
 import pytest
 from bson import ObjectId, Regex
 from hypothesis import given
@@ -125,3 +127,34 @@ def test_a_body_that_is_no_read_request_is_refused() -> None:
     with pytest.raises(ProblemError) as error:
         remote_read.decode_request(b"nonsense")
     assert error.value.status == 400
+
+
+def test_a_request_that_would_unfold_into_too_much_is_refused() -> None:
+    bomb = bytes(cramjam.snappy.compress_raw(b"\0" * (remote_read.MAXIMUM_BYTES + 1)))
+    assert len(bomb) < 100_000
+    with pytest.raises(ProblemError) as error:
+        remote_read.decode_request(bomb)
+    assert error.value.status == 413
+
+
+@pytest.mark.parametrize("text", ["2020-01-01T00:00:00Z", "2020-01-01 00:00:00.5+02:00", "2020-01-01T00:00"])
+def test_a_time_has_the_form_of_rfc_3339(text: str) -> None:
+    assert queries.check_time(text) == text
+
+
+@pytest.mark.parametrize("text", ["0", "0.0", "1577836800", "2020-01-01", "P1D", "", "2020-01-01T00:00:00Z "])
+def test_what_is_no_time_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="RFC 3339"):
+        queries.check_time(text)
+
+
+def test_a_time_that_utc_cannot_express_is_refused() -> None:
+    early = datetime.fromisoformat("0001-01-01T00:00:00+23:00")
+    with pytest.raises(ProblemError, match="between the years"):
+        queries.query(queries.LATE, {}, begin=early, end=None, cursor=None)
+
+
+@pytest.mark.parametrize("content", ['[0, "\\ud800"]', '[NaN, "a"]', '[1e400, "a"]', "[" * 700])
+def test_a_cursor_that_the_store_could_not_compare_is_refused(content: str) -> None:
+    with pytest.raises(ProblemError, match="cursor"):
+        queries.decode_cursor(queries.LATE, base64.urlsafe_b64encode(content.encode()).decode())

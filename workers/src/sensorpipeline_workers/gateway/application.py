@@ -12,25 +12,29 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Query, Request, Response
 from fastapi.responses import PlainTextResponse, StreamingResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from pymongo import AsyncMongoClient
-from pymongo.errors import PyMongoError
 from sensorpipeline_api.configuration import GatewayConfiguration
 
 from sensorpipeline_workers.gateway import openapi, problems, queries, remote_read
+from sensorpipeline_workers.gateway.bodies import TooLargeError, read_body
 from sensorpipeline_workers.gateway.intake import Intake, add_intake
 from sensorpipeline_workers.gateway.live import Live
 from sensorpipeline_workers.gateway.outbox import Outbox
 from sensorpipeline_workers.gateway.problems import ProblemError
 from sensorpipeline_workers.gateway.queries import Listing
 from sensorpipeline_workers.gateway.security import Token, query_scheme
+from sensorpipeline_workers.gateway.store import answer
 
 MAXIMUM_LIMIT = 1000
 Name = Annotated[str | None, Query(max_length=128)]
 Limit = Annotated[int, Query(ge=1, le=MAXIMUM_LIMIT, description="Items on a page.")]
-Cursor = Annotated[str | None, Query(max_length=1024, description="`next` of the page before.")]
-Begin = Annotated[datetime | None, Query(alias="from", description="RFC 3339; included.")]
-End = Annotated[datetime | None, Query(alias="to", description="RFC 3339; not included.")]
+Cursor = Annotated[
+    str | None, Query(max_length=1024, pattern=r"^[-_=A-Za-z0-9]+$", description="`next` of the page before.")
+]
+Moment = Annotated[datetime, BeforeValidator(queries.check_time)]
+Begin = Annotated[Moment | None, Query(alias="from", description="RFC 3339; included.")]
+End = Annotated[Moment | None, Query(alias="to", description="RFC 3339; not included.")]
 
 
 class Page(BaseModel):
@@ -76,7 +80,7 @@ def build_application(configuration: GatewayConfiguration) -> FastAPI:
     )
     problems.install(application)
     openapi.install(application)
-    token = [Depends(query_scheme), Depends(Token(configuration.token_file))]
+    token = [Depends(query_scheme), Depends(Token(configuration.token_file)), Depends(_known_parameters)]
     add_intake(application, Intake(configuration, outbox))
     _add_lists(application, database, token)
     _add_overviews(application, database, configuration, token)
@@ -85,26 +89,31 @@ def build_application(configuration: GatewayConfiguration) -> FastAPI:
     return application
 
 
+async def _known_parameters(request: Request) -> None:
+    """Raises ProblemError (422) for a parameter that the route does not have, or that is given twice: a name that is
+    spelled wrong would otherwise be a filter that is not applied."""
+    known = {parameter.alias for parameter in request.scope["route"].dependant.query_params}
+    seen: set[str] = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            message = f"parameter {name!r} must be one of {', '.join(sorted(known)) or 'none'}"
+            raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, message, field=name)
+        if name in seen:
+            raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, f"parameter {name} must be given once", field=name)
+        seen.add(name)
+
+
 async def _page(
     database: Any, listing: Listing, parameters: dict[str, str | None], limit: int, cursor: str | None,
     begin: datetime | None, end: datetime | None,
 ) -> Page:  # fmt: skip
     query = queries.query(listing, parameters, begin=begin, end=end, cursor=cursor)
     found = database[listing.collection].find(query).sort(queries.sort(listing)).limit(limit + 1)
-    documents = await _answer(found.to_list())
+    documents = await answer(found.to_list())
     more = len(documents) > limit
     documents = documents[:limit]
     following = queries.encode_cursor(listing, documents[-1]) if more else None
     return Page(items=[queries.item(listing, document) for document in documents], next=following)
-
-
-async def _answer(query: Any) -> Any:
-    """Awaits a query; MongoDB being away is a 503."""
-    try:
-        return await query
-    except PyMongoError as error:
-        message = f"the store does not answer: {type(error).__name__}"
-        raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, message) from error
 
 
 def _add_lists(application: FastAPI, database: Any, token: list[Any]) -> None:
@@ -155,7 +164,7 @@ def _add_lists(application: FastAPI, database: Any, token: list[Any]) -> None:
 
 
 def _add_overviews(application: FastAPI, database: Any, configuration: GatewayConfiguration, token: list[Any]) -> None:
-    @application.get("/v1/devices", dependencies=token, tags=["overview"], responses=openapi.problems(401, 503))
+    @application.get("/v1/devices", dependencies=token, tags=["overview"], responses=openapi.problems(401, 422, 503))
     async def devices() -> Page:
         """Devices that were provisioned or have reported, with their metrics and the time of the newest reading."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
@@ -163,8 +172,8 @@ def _add_overviews(application: FastAPI, database: Any, configuration: GatewayCo
             for device in fleet.devices:
                 found[fleet.name, device] = {"fleet": fleet.name, "device": device, "metrics": [], "lastTime": None}
         group = {"_id": "$series", "last": {"$max": "$time"}}
-        cursor = await _answer(database["readings"].aggregate([{"$group": group}]))
-        for row in await _answer(cursor.to_list()):
+        cursor = await answer(database["readings"].aggregate([{"$group": group}]))
+        for row in await answer(cursor.to_list()):
             series, last = row["_id"], queries.format_time(row["last"])
             key = series["fleet"], series["device"]
             entry = found.setdefault(key, {"fleet": key[0], "device": key[1], "metrics": [], "lastTime": None})
@@ -172,14 +181,14 @@ def _add_overviews(application: FastAPI, database: Any, configuration: GatewayCo
             entry["lastTime"] = max(entry["lastTime"] or last, last)
         return Page(items=[found[key] for key in sorted(found)], next=None)
 
-    @application.get("/v1/counts", dependencies=token, tags=["overview"], responses=openapi.problems(401, 503))
+    @application.get("/v1/counts", dependencies=token, tags=["overview"], responses=openapi.problems(401, 422, 503))
     async def counts() -> Counts:
         """How much was stored, refused and dead-lettered."""
 
         async def count(collection: str, by: str) -> dict[str, int]:
             stages = [{"$group": {"_id": f"${by}", "count": {"$sum": 1}}}]
-            cursor = await _answer(database[collection].aggregate(stages))
-            return {str(row["_id"]): int(row["count"]) for row in await _answer(cursor.to_list())}
+            cursor = await answer(database[collection].aggregate(stages))
+            return {str(row["_id"]): int(row["count"]) for row in await answer(cursor.to_list())}
 
         return Counts(
             readings=await count("readings", "series.fleet"),
@@ -189,23 +198,40 @@ def _add_overviews(application: FastAPI, database: Any, configuration: GatewayCo
 
 
 def _add_streams(application: FastAPI, database: Any, live: Live, token: list[Any]) -> None:
-    @application.get("/v1/live", dependencies=token, tags=["stream"], response_class=StreamingResponse)
+    @application.get(
+        "/v1/live", dependencies=token, tags=["stream"], response_class=StreamingResponse,
+        responses=openapi.problems(401, 422, 503, answer="text/event-stream"),
+    )  # fmt: skip
     async def events(device: Name = None, metric: Name = None) -> StreamingResponse:
         """Readings as they come, as server-sent events."""
+        live.ensure_room()
 
         async def stream() -> AsyncIterator[str]:
-            async with live.listener(device, metric) as listener:
+            listener = live.open(device, metric)
+            try:
+                await live.reading()
                 yield ": connected\n\n"
                 async for event in listener.events():
                     yield event
+            finally:
+                live.close(listener)
 
-        return StreamingResponse(stream(), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        headers = {"Cache-Control": "no-store"}
+        return StreamingResponse(stream(), media_type="text/event-stream", headers=headers)
 
-    @application.post("/prometheus/read", dependencies=token, tags=["stream"])
+    @application.post(
+        "/prometheus/read", dependencies=token, tags=["stream"], response_class=Response,
+        responses=openapi.problems(400, 401, 408, 413, 422, 503, answer="application/x-protobuf"),
+        openapi_extra={"requestBody": openapi.REMOTE_READ_BODY},
+    )  # fmt: skip
     async def prometheus_read(request: Request) -> Response:
         """Prometheus' remote read."""
-        decoded = remote_read.decode_request(await request.body())
-        results = [await _answer(remote_read.read(database, query)) for query in decoded.queries]
+        try:
+            body = await read_body(request, remote_read.MAXIMUM_BYTES)
+        except TooLargeError as error:
+            raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error)) from error
+        decoded = remote_read.decode_request(body)
+        results = [await answer(remote_read.read(database, query)) for query in decoded.queries]
         headers = {"Content-Encoding": "snappy"}
         return Response(remote_read.encode_response(results), media_type="application/x-protobuf", headers=headers)
 
@@ -224,13 +250,16 @@ def _add_health(application: FastAPI, database: Any, outbox: Outbox, token: list
         what the one is needed for goes on while the other is."""
         nonlocal answered
         if not answered:
-            await _answer(database["readings"].find_one({}, {"_id": 1}))
+            await answer(database["readings"].find_one({}, {"_id": 1}))
             if not outbox.ready:
                 raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, "Kafka, or a topic of it, is waited for")
             answered = True
         return "ready\n"
 
-    @application.get("/metrics", dependencies=token, tags=["health"])
+    @application.get(
+        "/metrics", dependencies=token, tags=["health"], response_class=PlainTextResponse,
+        responses=openapi.problems(401, 422),
+    )  # fmt: skip
     async def metrics() -> Response:
         """Metrics of this process, for Prometheus."""
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

@@ -4,7 +4,6 @@ What a body holds ends in Kafka, as readings or as dead letters; then comes the 
 body was judged (401, 403, 408, 415, 429, 503) has not come in: the client keeps it and tries again.
 """
 
-import asyncio
 import base64
 import time
 from collections.abc import AsyncIterator
@@ -16,9 +15,9 @@ import msgspec
 from fastapi import Depends, FastAPI, Request, Response
 from sensorpipeline_api.configuration import GatewayConfiguration
 from sensorpipeline_api.records import DeadLetter, DeadLetterReason
-from starlette.requests import ClientDisconnect
 
 from sensorpipeline_workers.gateway import openapi, problems
+from sensorpipeline_workers.gateway.bodies import TooLargeError, read_body
 from sensorpipeline_workers.gateway.devices import EVERYTHING, DeviceTokens, Grant
 from sensorpipeline_workers.gateway.outbox import KafkaAwayError, Outbox
 from sensorpipeline_workers.gateway.posted import (
@@ -36,21 +35,9 @@ from sensorpipeline_workers.runtime import metrics
 
 PATH = "/v1/readings"
 SOURCE = f"http:{PATH}"
-BODY_SECONDS = 30.0
 PENDING_BYTES = 32 * 1024 * 1024
 """What all requests under way may hold together; beyond it they are asked to come again."""
-DISCARDED_BYTES = 16 * 1024 * 1024
-"""How much of a body that is too large is read, and thrown away, so that the client gets to read the answer."""
 RETRY_SECONDS = 2
-
-
-class TooLargeError(Exception):
-    """A body is larger than is allowed; `kept` is its beginning."""
-
-    def __init__(self, kept: bytes, size: int | None) -> None:
-        super().__init__()
-        self.kept = kept
-        self.size = size
 
 
 class Intake:
@@ -130,14 +117,11 @@ class Intake:
         return problems.respond(status, str(error), reason=error.reason)
 
     async def _too_large(self, error: TooLargeError, grant: Grant) -> Response:
-        limit = self._limits.maximum_body_bytes
-        size = f"{error.size} bytes" if error.size is not None else f"more than {DISCARDED_BYTES} bytes"
-        message = f"body has {size}, must be at most {limit}"
         self._bucket(grant).pay(1, now=time.monotonic())
-        kept = f"{message}; its first {len(error.kept)} bytes are kept"
+        kept = f"{error}; its first {len(error.kept)} bytes are kept"
         await self._bury(error.kept, grant, DeadLetterReason.TOO_LARGE, kept, time.time_ns() // 1_000_000)
         return problems.respond(
-            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message, reason=DeadLetterReason.TOO_LARGE,
+            HTTPStatus.REQUEST_ENTITY_TOO_LARGE, str(error), reason=DeadLetterReason.TOO_LARGE,
             headers={"Connection": "close"},
         )  # fmt: skip
 
@@ -165,34 +149,13 @@ class Intake:
             raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after=RETRY_SECONDS)
         self._pending += reserved
         try:
-            async with asyncio.timeout(BODY_SECONDS):
-                body = await _read(request, limit)
-        except TimeoutError:
-            self._pending -= reserved
-            message = f"the body did not arrive within {BODY_SECONDS:.0f} s"
-            raise ProblemError(HTTPStatus.REQUEST_TIMEOUT, message) from None
-        except ClientDisconnect:
-            self._pending -= reserved
-            raise ProblemError(HTTPStatus.BAD_REQUEST, "the client left before the end of the body") from None
-        try:
+            try:
+                body: bytes | TooLargeError = await read_body(request, limit)
+            except TooLargeError as error:
+                body = error
             yield body
         finally:
             self._pending -= reserved
-
-
-async def _read(request: Request, limit: int) -> bytes | TooLargeError:
-    """Returns the body. Of one that is too large the beginning is kept; the rest is read, within bounds, so that the
-    client, which still sends, comes to read the answer."""
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        if size < limit + 1:
-            chunks.append(chunk)
-        size += len(chunk)
-        if size > DISCARDED_BYTES:
-            return TooLargeError(b"".join(chunks)[:limit], None)
-    body = b"".join(chunks)
-    return body if size <= limit else TooLargeError(body[:limit], size)
 
 
 def _check_type(request: Request) -> None:

@@ -1,4 +1,4 @@
-"""The live stream: one Kafka consumer for the process, and a bounded queue per listener.
+"""The live stream: one Kafka consumer for the process while anybody listens, and a bounded queue per listener.
 
 A listener that is slower than the stream loses its oldest events and is told how many.
 """
@@ -7,7 +7,8 @@ import asyncio
 import json
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
+from http import HTTPStatus
 
 import msgspec
 from aiokafka import AIOKafkaConsumer
@@ -15,12 +16,15 @@ from aiokafka.errors import KafkaError
 from sensorpipeline_api.configuration import GatewayConfiguration
 from sensorpipeline_api.records import Reading
 
+from sensorpipeline_workers.gateway.problems import ProblemError
 from sensorpipeline_workers.runtime.kafka import aiokafka_settings
 
 log = logging.getLogger(__name__)
 _decoder = msgspec.json.Decoder(list[Reading])
 QUEUE_LENGTH = 1000
 KEEP_ALIVE_SECONDS = 15.0
+MAXIMUM_LISTENERS = 100
+RETRY_SECONDS = 2
 
 
 class Listener:
@@ -56,43 +60,60 @@ class Listener:
 
 
 class Live:
-    """Reads every fleet's readings from now on, and hands them to the listeners."""
+    """Reads every fleet's readings as they come while there are listeners, and hands them out."""
 
     def __init__(self, configuration: GatewayConfiguration) -> None:
         self._configuration = configuration
         self._fleets = {topic: fleet for fleet, topic in configuration.topics.readings.items()}
         self._listeners: set[Listener] = set()
+        self._wanted = asyncio.Event()
+        self._reading = asyncio.Event()
 
-    @asynccontextmanager
-    async def listener(self, device: str | None, metric: str | None) -> AsyncIterator[Listener]:
-        """Registers a listener while the context is open."""
+    def ensure_room(self) -> None:
+        """Raises ProblemError (503) when there are too many listeners."""
+        if len(self._listeners) >= MAXIMUM_LISTENERS:
+            message = f"{MAXIMUM_LISTENERS} clients listen already, which is the most that this gateway serves"
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after=RETRY_SECONDS)
+
+    def open(self, device: str | None, metric: str | None) -> Listener:
+        """Registers a listener, until `close`."""
         listener = Listener(device, metric)
         self._listeners.add(listener)
-        try:
-            yield listener
-        finally:
-            self._listeners.discard(listener)
+        self._wanted.set()
+        return listener
+
+    def close(self, listener: Listener) -> None:
+        """Forgets a listener."""
+        self._listeners.discard(listener)
+        if not self._listeners:
+            self._wanted.clear()
+
+    async def reading(self) -> None:
+        """Waits until what comes to Kafka from now on is handed out."""
+        await self._reading.wait()
 
     async def run(self) -> None:
         """Runs until cancelled; Kafka being away is waited for."""
         while True:
-            consumer = AIOKafkaConsumer(
-                *self._fleets, **aiokafka_settings(self._configuration.kafka), auto_offset_reset="latest"
-            )
+            await self._wanted.wait()
+            consumer = AIOKafkaConsumer(*self._fleets, **aiokafka_settings(self._configuration.kafka))
             try:
                 await consumer.start()
-                async for message in consumer:
-                    self._hand_out(self._fleets[message.topic], message.value)
+                await consumer.seek_to_end()
+                self._reading.set()
+                while self._wanted.is_set():
+                    for partition, messages in (await consumer.getmany(timeout_ms=500)).items():
+                        for message in messages:
+                            self._hand_out(self._fleets[partition.topic], message.value)
             except KafkaError as error:
                 log.warning("live stream: %s", error)
-                await asyncio.sleep(2)
+                await asyncio.sleep(RETRY_SECONDS)
             finally:
+                self._reading.clear()
                 with suppress(KafkaError):
                     await consumer.stop()
 
     def _hand_out(self, fleet: str, value: bytes) -> None:
-        if not self._listeners:
-            return
         with suppress(msgspec.MsgspecError):
             for reading in _decoder.decode(value):
                 for listener in self._listeners:

@@ -74,15 +74,22 @@ READINGS_BODY: dict[str, Any] = {
     },
 }
 
+REMOTE_READ_BODY: dict[str, Any] = {
+    "required": True,
+    "description": "A ReadRequest of Prometheus' remote read protocol, compressed by snappy.",
+    "content": {"application/x-protobuf": {"schema": {"type": "string", "format": "binary"}}},
+}
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Returns the declaration of a route's errors."""
+
+def problems(*statuses: int, answer: str | None = None) -> dict[int | str, dict[str, Any]]:
+    """Returns the declaration of a route's errors, and of the media type of its answer if that is not JSON."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {
+    declared: dict[int | str, dict[str, Any]] = {
         status: {"description": _TEXTS.get(status, HTTPStatus(status).phrase), "content": content}
         | ({"headers": _RETRY} if status in {429, 503} else {})
         for status in statuses
     }
+    return declared | ({200: {"description": "OK", "content": {answer: {}}}} if answer is not None else {})
 
 
 def install(application: FastAPI) -> None:

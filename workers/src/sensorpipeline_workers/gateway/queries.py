@@ -6,6 +6,7 @@ Lists have a stable order by time and what identifies a document; a cursor holds
 import base64
 import binascii
 import json
+import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -39,6 +40,16 @@ AGGREGATES = Listing(
 LATE = Listing("late", "time", {"window": "window", "fleet": "fleet", "device": "device", "metric": "metric"})
 ALERTS = Listing("alerts", "time", {"threshold": "threshold", "fleet": "fleet", "device": "device", "state": "state"})
 DEAD_LETTERS = Listing("dead_letters", "receivedTime", {"fleet": "fleet", "reason": "reason"})
+
+
+_RFC3339 = re.compile(r"\d{4}-\d{2}-\d{2}[Tt ]\d{2}:\d{2}(:\d{2}(\.\d+)?)?([Zz]|[+-]\d{2}:\d{2})?", re.ASCII)
+
+
+def check_time(text: Any) -> Any:
+    """Returns a parameter that has the form of an RFC 3339 time; the zone may be left out. Raises ValueError."""
+    if isinstance(text, str) and not _RFC3339.fullmatch(text):
+        raise ValueError("must be an RFC 3339 time, for example 2026-01-01T06:00:00Z")
+    return text
 
 
 def format_time(moment: datetime) -> str:
@@ -93,7 +104,9 @@ def decode_cursor(listing: Listing, cursor: str) -> tuple[datetime, list[str]]:
         moment = datetime.fromtimestamp(milliseconds / 1000, tz=UTC)
         if len(identity) != len(listing.identity) or not all(isinstance(value, str) for value in identity):
             raise ValueError("the cursor is of another list")
-    except (ValueError, TypeError, KeyError, binascii.Error, OverflowError, OSError) as error:
+        for value in identity:
+            value.encode()  # half a surrogate pair is no text that the store could compare
+    except (ValueError, TypeError, KeyError, binascii.Error, OverflowError, OSError, RecursionError) as error:
         message = "cursor must be the value of `next` of an earlier answer"
         raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, message, field="cursor") from error
     return moment, identity
@@ -116,4 +129,11 @@ def item(listing: Listing, document: Document) -> Document:
 
 
 def _utc(moment: datetime) -> datetime:
-    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    """Returns a moment in UTC, by default its own zone. Raises ProblemError for one that UTC cannot express."""
+    if moment.tzinfo is None:
+        return moment.replace(tzinfo=UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        message = "from and to must be between the years 1 and 9999 in UTC"
+        raise ProblemError(HTTPStatus.UNPROCESSABLE_ENTITY, message) from error

@@ -23,6 +23,8 @@ from google.protobuf.message import DecodeError
 from sensorpipeline_workers.gateway.problems import ProblemError
 
 MAXIMUM_SAMPLES = 5_000_000
+MAXIMUM_BYTES = 1024 * 1024
+"""Of a request, compressed and not."""
 READING, AGGREGATE = "sensorpipeline_reading", "sensorpipeline_aggregate"
 LABELS = {
     READING: {"fleet": "series.fleet", "device": "series.device", "metric": "series.metric"},
@@ -83,6 +85,10 @@ class Selection:
 def decode_request(body: bytes) -> Any:
     """Returns the ReadRequest of a request body. Raises ProblemError (400)."""
     try:
+        size = cramjam.snappy.decompress_raw_len(body)
+        if size > MAXIMUM_BYTES:
+            message = f"body has {size} bytes without compression, must be at most {MAXIMUM_BYTES}"
+            raise ProblemError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
         raw = bytes(cramjam.snappy.decompress_raw(body))
         request = _CLASSES["ReadRequest"]()
         request.ParseFromString(raw)
@@ -162,20 +168,31 @@ def _matches(matcher: Any, value: str) -> bool:
         return bool(matcher.value == value)
     if matcher.type == NOT_EQUAL:
         return bool(matcher.value != value)
-    found = re.fullmatch(matcher.value, value) is not None
+    found = _expression(matcher).fullmatch(value) is not None
     return found if matcher.type == MATCH else not found
 
 
 def _condition(matcher: Any) -> Any:
     """Returns the MongoDB condition of a matcher. What stands for the empty value also stands for no field at all."""
     exact, positive = matcher.type in {EQUAL, NOT_EQUAL}, matcher.type in {EQUAL, MATCH}
-    anchored = f"^(?:{matcher.value})$"
+    anchored = f"^(?:{_expression(matcher).pattern})$"
     if matcher.value == "" if exact else re.fullmatch(matcher.value, "") is not None:
         wanted = [matcher.value if exact else Regex(anchored), None]
         return {"$in": wanted} if positive else {"$nin": wanted}
     if exact:
         return matcher.value if positive else {"$ne": matcher.value}
     return {"$regex": anchored} if positive else {"$not": {"$regex": anchored}}
+
+
+def _expression(matcher: Any) -> re.Pattern[str]:
+    """Returns a matcher's regular expression. Raises ProblemError."""
+    try:
+        if "\0" in matcher.value:
+            raise ValueError("it holds a null character")
+        return re.compile(matcher.value)
+    except (ValueError, re.error, RecursionError, OverflowError) as error:
+        message = f"the matcher of label {matcher.name!r} must be a regular expression: {error}"
+        raise ProblemError(HTTPStatus.BAD_REQUEST, message) from error
 
 
 def _moment(milliseconds: int) -> datetime:
