@@ -60,6 +60,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+def listens(port: int) -> bool:
+    """Whether somebody accepts connections at a port of the loopback interface. Raises OSError when nobody does."""
+    with socket.create_connection(("127.0.0.1", port), 1):
+        return True
+
+
 def until(check: Callable[[], T | None], *, what: str, seconds: float = 60) -> T:
     """Calls `check` until it answers something true. Fails saying what was waited for."""
     deadline = time.monotonic() + seconds
@@ -115,7 +121,7 @@ def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     file.parent.chmod(0o755)
     options = ("-v", f"{file}:/test.conf:ro", "--entrypoint", "")
     with container(IMAGES["mosquitto"], "/usr/sbin/mosquitto", "-c", "/test.conf", options=options):
-        until(lambda: socket.create_connection(("127.0.0.1", port), 1).close() is None, what="Mosquitto")
+        until(lambda: listens(port), what="Mosquitto")
         yield port
 
 
@@ -186,6 +192,13 @@ class Part:
         assert self._process.poll() is None, self._log.read_text()[-2000:]
         self._process.send_signal(signal.SIGKILL)
         self._process.wait()
+
+    @property
+    def processor_seconds(self) -> float:
+        """The processor time that the part has taken since its start."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property
     def resident_bytes(self) -> int:
