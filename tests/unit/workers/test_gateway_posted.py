@@ -17,7 +17,7 @@ FIELD = Fleet.model_validate({
     "metrics": [{"name": "moisture", "minimum": "0", "maximum": "100"}, {"name": "ph"}],
 })  # fmt: skip
 BARN = Fleet.model_validate({"name": "barn", "topic": "barn/{device}/t", "metrics": [{"name": "temperature"}]})
-JUDGE = Judge([FIELD, BARN], maximum_readings=10)
+JUDGE = Judge([FIELD, BARN], maximum_readings=15)
 GOOD: dict[str, Any] = {"device": "S1", "metric": "moisture", "time": NOW, "value": 41.5}
 
 
@@ -98,7 +98,7 @@ def test_the_bytes_of_a_refused_reading_are_kept_as_they_came() -> None:
         (b'"text"', DeadLetterReason.INVALID_JSON, True),
         (b"null", DeadLetterReason.INVALID_JSON, True),
         (b"[]", DeadLetterReason.MISSING_FIELD, True),
-        (json.dumps([GOOD] * 11).encode(), DeadLetterReason.TOO_LARGE, True),
+        (json.dumps([GOOD] * 16).encode(), DeadLetterReason.TOO_LARGE, True),
     ],
 )
 def test_a_body_that_holds_no_readings_is_refused_whole(body: bytes, reason: DeadLetterReason, parses: bool) -> None:
@@ -148,7 +148,7 @@ readings = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@given(st.lists(readings | json_values, max_size=12) | json_values | st.binary(max_size=60), st.booleans())
+@given(st.lists(readings | json_values, max_size=14) | json_values | st.binary(max_size=60), st.booleans())
 def test_every_reading_of_every_body_is_accepted_or_rejected_or_the_body_is_refused(body: Any, trusted: bool) -> None:
     grant = EVERYTHING if trusted else Grant("field", None)
     try:
@@ -160,3 +160,20 @@ def test_every_reading_of_every_body_is_accepted_or_rejected_or_the_body_is_refu
     assert len(verdict.rejected) == len(places)
     assert sum(len(items) for items in verdict.accepted.values()) + len(places) == count
     assert places <= set(range(count))
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries({
+            "device": st.sampled_from(["S1", "S2", "S3"]), "metric": st.sampled_from(["moisture", "ph", "wind"]),
+            "time": st.integers(-5, 5) | st.integers(NOW + 299_990, NOW + 300_010) | st.floats(0, NOW),
+            "value": st.floats(-0.5, 100.5) | st.sampled_from([0, 100, -1, 101]),
+        }, optional={"fleet": st.sampled_from([None, "field"])}),
+        max_size=8,
+    )
+)  # fmt: skip
+def test_what_is_read_quickly_is_read_as_with_care(body: list[dict[str, Any]]) -> None:
+    quick = judge([*body, GOOD])
+    with_care = judge([*body, GOOD, None])  # an array in which one is no object is read piece by piece
+    assert quick.accepted == with_care.accepted
+    assert quick.rejected == with_care.rejected[:-1]

@@ -12,7 +12,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import FastAPI, Request, Response
 from sensorpipeline_api.configuration import GatewayConfiguration
 from sensorpipeline_api.records import DeadLetter, DeadLetterReason
 
@@ -30,7 +30,7 @@ from sensorpipeline_workers.gateway.posted import (
 )
 from sensorpipeline_workers.gateway.problems import ProblemError
 from sensorpipeline_workers.gateway.rate import Bucket
-from sensorpipeline_workers.gateway.security import bearer, ingest_scheme
+from sensorpipeline_workers.gateway.security import bearer
 from sensorpipeline_workers.runtime import metrics
 
 PATH = "/v1/readings"
@@ -211,8 +211,7 @@ def add_intake(application: FastAPI, intake: Intake) -> None:
     @application.post(
         PATH, status_code=HTTPStatus.ACCEPTED, tags=["ingest"], response_model=openapi.Accepted,
         responses=openapi.problems(400, 401, 403, 408, 413, 415, 422, 429, 503),
-        openapi_extra={"requestBody": openapi.READINGS_BODY},
-        dependencies=[Depends(ingest_scheme)],
+        openapi_extra={"requestBody": openapi.READINGS_BODY, "security": [{openapi.INGEST_SCHEME: []}]},
     )  # fmt: skip
     async def post_readings(request: Request) -> Response:
         """Takes one reading or an array of readings in.

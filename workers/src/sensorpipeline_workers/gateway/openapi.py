@@ -19,6 +19,7 @@ _TEXTS = {
     429: "The token has posted too much; try again after `Retry-After` seconds.",
     503: "Kafka or the store does not answer; try again.",
 }
+INGEST_SCHEME = "ingestToken"
 _RETRY = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
 
 
@@ -103,6 +104,11 @@ def install(application: FastAPI) -> None:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             schema.pop("$defs", None)
             schemas[model.__name__] = schema
+        made["components"].setdefault("securitySchemes", {})[INGEST_SCHEME] = {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "A device's or fleet's password: a key of the Secret `<pipeline>-devices-<fleet>`.",
+        }
         return made
 
     application.openapi = document  # type: ignore[method-assign]

@@ -6,10 +6,13 @@ wrong is read again, piece by piece, to say what.
 """
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgspec
+from sensorpipeline_api.model import as_float
 from sensorpipeline_api.records import DeadLetterReason, Reading
 from sensorpipeline_api.spec import Fleet, TimeUnit
 
@@ -88,6 +91,14 @@ class Judge:
     def __init__(self, fleets: list[Fleet], *, maximum_readings: int) -> None:
         self._fleets = {fleet.name: fleet for fleet in fleets}
         self._metrics = {fleet.name: {metric.name: metric for metric in fleet.metrics} for fleet in fleets}
+        self._bounds = {
+            (fleet.name, metric.name): (
+                as_float(metric.minimum) if metric.minimum is not None else -math.inf,
+                as_float(metric.maximum) if metric.maximum is not None else math.inf,
+            )
+            for fleet in fleets
+            for metric in fleet.metrics
+        }
         self._homes = {device: fleet.name for fleet in fleets for device in fleet.devices}
         self._maximum_readings = maximum_readings
 
@@ -105,7 +116,11 @@ class Judge:
             message = f"body holds {len(items)} readings, must be at most {self._maximum_readings}"
             raise RefusedBodyError(DeadLetterReason.TOO_LARGE, message, parses=True)
         verdict, known = Verdict(), set[tuple[str, str]]()
+        quick = self._quick_reader(grant, known, now)
         for index, item in enumerate(items):
+            if quick is not None and isinstance(item, _Posted) and (plain := quick(item)) is not None:
+                verdict.accepted.setdefault(cast(str, grant.fleet), []).append(plain)
+                continue
             try:
                 posted = item if isinstance(item, _Posted) else _posted(item, grant.fleet)
                 fleet, reading = self._reading(posted, grant, index, known, now)
@@ -117,6 +132,28 @@ class Judge:
             else:
                 verdict.accepted.setdefault(fleet, []).append(reading)
         return verdict
+
+    def _quick_reader(
+        self, grant: Grant, known: set[tuple[str, str]], now: int
+    ) -> "Callable[[_Posted], Reading | None] | None":
+        """Returns what reads most of what is right at little cost: readings of a device that was seen to be right
+        before in this request, with the time in ms. None means that the reading is to be read with care."""
+        fleet = grant.fleet
+        if fleet is None:
+            return None
+        latest = now + self._fleets[fleet].maximum_future_seconds * 1000
+        bounds = self._bounds
+
+        def read(posted: _Posted) -> Reading | None:
+            device, time = posted.device, posted.time
+            if posted.fleet is not None or (fleet, device) not in known or type(time) is not int:
+                return None
+            low, high = bounds.get((fleet, posted.metric), (math.inf, -math.inf))
+            if not (0 <= time <= latest and low <= posted.value <= high):
+                return None
+            return Reading(device, posted.metric, time, posted.value)
+
+        return read
 
     def _reading(
         self, posted: "_Posted", grant: Grant, index: int, known: set[tuple[str, str]], now: int

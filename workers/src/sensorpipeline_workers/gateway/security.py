@@ -12,11 +12,6 @@ from sensorpipeline_workers.gateway.problems import ProblemError
 query_scheme = HTTPBearer(
     scheme_name="queryToken", description="Key `token` of the Secret `<pipeline>-gateway`.", auto_error=False
 )
-ingest_scheme = HTTPBearer(
-    scheme_name="ingestToken",
-    description="A device's or fleet's password: a key of the Secret `<pipeline>-devices-<fleet>`.",
-    auto_error=False,
-)
 
 
 def bearer(request: Request) -> str:
