@@ -93,6 +93,10 @@ update-golden: uv ## Rewrite the golden files of the builders' tests
 uv:
 	@command -v uv >/dev/null || dev/bootstrap --uv-only
 
+.PHONY: bench-engine
+bench-engine: uv ## Measure the pure engine on one core, and write docs/performance.md
+	@uv run python -m bench.engine
+
 .PHONY: bench-cluster
 bench-cluster: bootstrap ## Throughput of a whole pipeline on the kind cluster, from publication to storage
 	@$(DEV) cluster up

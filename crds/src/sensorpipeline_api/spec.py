@@ -100,6 +100,32 @@ class WindowFunction(StrEnum):
     FIRST = "First"
     LAST = "Last"
     DIFFERENCE = "Difference"
+    RATE = "Rate"
+    STANDARD_DEVIATION = "StandardDeviation"
+    QUANTILE = "Quantile"
+    TIME_WEIGHTED_MEAN = "TimeWeightedMean"
+    AVAILABILITY = "Availability"
+
+
+class Calendar(StrEnum):
+    """A unit of the calendar that a window can be long."""
+
+    DAY = "Day"
+    MONTH = "Month"
+
+
+class Emit(StrEnum):
+    """When a window is emitted: once it is final, or while it is open, too."""
+
+    FINAL = "Final"
+    UPDATES = "Updates"
+
+
+class ResetPolicy(StrEnum):
+    """What a fall of the value means to Difference and Rate: a negative change, or a counter that began anew at 0."""
+
+    NEGATIVE = "Negative"
+    RESET = "Reset"
 
 
 class Severity(StrEnum):
@@ -351,17 +377,115 @@ class Metric(Model):
 
 
 class Window(Model):
-    """A tumbling event-time window over each series (device and metric) of the fleet."""
+    """An event-time window over each series (device and metric) of the fleet."""
 
+    model_config = ConfigDict(
+        json_schema_extra=rules(
+            (
+                "[has(self.periodSeconds), has(self.gapSeconds), has(self.calendar)].filter(x, x).size() == 1",
+                "window: exactly one of periodSeconds, gapSeconds and calendar must be set",
+            ),
+            ("!has(self.slideSeconds) || has(self.periodSeconds)", "slideSeconds must go with periodSeconds"),
+            (
+                "!has(self.slideSeconds) || !has(self.periodSeconds) || self.slideSeconds <= self.periodSeconds",
+                "slideSeconds must be less than or equal to periodSeconds",
+            ),
+            (
+                "!has(self.slideSeconds) || !has(self.periodSeconds) || self.periodSeconds <= 64 * self.slideSeconds",
+                "slideSeconds must be at least a 64th of periodSeconds",
+            ),
+            ("has(self.calendar) || self.timeZone == 'UTC'", "timeZone must go with calendar"),
+            (
+                "(self.function == 'Quantile') == has(self.quantile)",
+                "quantile must be set for the function Quantile, and for no other",
+            ),
+            (
+                "(self.function == 'Availability') == has(self.expectedEverySeconds)",
+                "expectedEverySeconds must be set for the function Availability, and for no other",
+            ),
+            (
+                "!(self.function in ['Difference', 'Availability']) || !(has(self.gapSeconds))",
+                "function must not be Difference or Availability with gapSeconds",
+            ),
+            (
+                "self.function != 'Difference' || !has(self.slideSeconds)",
+                "function must not be Difference with slideSeconds",
+            ),
+            (
+                "self.resetPolicy == 'Negative' || self.function in ['Difference', 'Rate']",
+                "resetPolicy must be Negative unless the function is Difference or Rate",
+            ),
+            (
+                "(self.emit == 'Updates') == has(self.emitSeconds)",
+                "emitSeconds must be set for emit Updates, and only then",
+            ),
+            (
+                "!has(self.source) || !(has(self.gapSeconds) || has(self.slideSeconds))",
+                "source must go with periodSeconds or calendar, without slideSeconds",
+            ),
+            (
+                "!has(self.source) || self.allowedLatenessSeconds == 0",
+                "allowedLatenessSeconds must be 0 with source: the lateness is the source's",
+            ),
+            ("!has(self.source) || self.source != self.name", "source must name another window"),
+        )
+    )
     name: Identifier = Field(description="Name of the window; unique in its fleet.")
     metric: Identifier = Field(description="Metric of the fleet that the window reads.")
-    function: WindowFunction = Field(description="What the window computes.")
-    period_seconds: int = Field(
-        description="Length of the window; windows are aligned to the epoch.", ge=1, le=31622400
+    function: WindowFunction = Field(
+        description="What the window computes. Rate: last less first value, per second between them. "
+        "StandardDeviation: of the readings themselves (divided by their number). Quantile: within 1 % of the value. "
+        "TimeWeightedMean: each value holds until the next reading or the end. Availability: the share of expected "
+        "periods with a reading."
+    )
+    period_seconds: int | None = Field(
+        None, description="Length of the window; windows are aligned to the epoch.", ge=1, le=31622400
+    )
+    slide_seconds: int | None = Field(
+        None,
+        description="A window begins every so many seconds; by default where the last one ends.",
+        ge=1,
+        le=31622400,
+    )
+    gap_seconds: int | None = Field(
+        None,
+        description="The window is a session: readings less than this apart; it ends this long after the last of them.",
+        ge=1,
+        le=31622400,
+    )
+    calendar: Calendar | None = Field(None, description="The window is a day or a month of the time zone.")
+    time_zone: str = Field(
+        "UTC", description="Time zone of the calendar, for example Europe/Athens.", min_length=1, max_length=64
+    )
+    source: Identifier | None = Field(
+        None, description="Window of the same metric whose windows are merged into this one; by default raw readings."
+    )
+    quantile: DecimalString | None = Field(None, description="Which quantile, for example 0.95.")
+    reset_policy: ResetPolicy = Field(
+        ResetPolicy.NEGATIVE,
+        description="What a fall of the value is for Difference and Rate. Negative: a negative change. Reset: a "
+        "counter that began anew at 0.",
+    )
+    expected_every_seconds: int | None = Field(
+        None, description="Availability expects a reading in each such period of the window.", ge=1, le=2678400
     )
     allowed_lateness_seconds: int = Field(
         0, description="How long after its end a window still accepts readings, in event time.", ge=0, le=31622400
     )
+    emit: Emit = Field(Emit.FINAL, description="Final: when the window is final. Updates: while it is open, too.")
+    emit_seconds: int | None = Field(
+        None,
+        description="An open window is emitted at most once in so many seconds of event time, if it has changed.",
+        ge=1,
+        le=31622400,
+    )
+
+    def longest_seconds(self) -> int:
+        """Returns how long the window can be; a session, at least."""
+        if self.calendar is not None:
+            # A change of the zone's offset, at most a day, can make the window longer.
+            return (31 if self.calendar is Calendar.MONTH else 1) * 86400 + 86400
+        return self.period_seconds or self.gap_seconds or 0
 
 
 class Threshold(Model):
@@ -369,15 +493,37 @@ class Threshold(Model):
 
     model_config = ConfigDict(
         json_schema_extra=rules(
-            ("has(self.above) != has(self.below)", "threshold: exactly one of above and below must be set"),
+            (
+                "[has(self.above), has(self.below), has(self.risingFasterThan), has(self.fallingFasterThan), "
+                "has(self.silentForSeconds)].filter(x, x).size() == 1",
+                "threshold: exactly one of above, below, risingFasterThan, fallingFasterThan and silentForSeconds "
+                "must be set",
+            ),
+            (
+                "!has(self.silentForSeconds) || (!has(self.clear) && self.forSeconds == 0)",
+                "clear and forSeconds must not be set with silentForSeconds",
+            ),
         ),
     )
     name: Identifier = Field(description="Name of the threshold; unique in its fleet.")
     metric: Identifier = Field(description="Metric of the fleet that is watched.")
     above: DecimalString | None = Field(None, description="The alert is raised when the value is greater.")
     below: DecimalString | None = Field(None, description="The alert is raised when the value is smaller.")
+    rising_faster_than: DecimalString | None = Field(
+        None, description="The alert is raised when the value rises by more than this per second between two readings."
+    )
+    falling_faster_than: DecimalString | None = Field(
+        None, description="The alert is raised when the value falls by more than this per second between two readings."
+    )
+    silent_for_seconds: int | None = Field(
+        None,
+        description="The alert is raised when a device that has sent before sends nothing for so long, by the clock.",
+        ge=1,
+        le=2678400,
+    )
     clear: DecimalString | None = Field(
-        None, description="The alert is cleared when the value comes back to this; by default above or below itself."
+        None,
+        description="The alert is cleared when the value (or rate) comes back to this; by default the bound itself.",
     )
     for_seconds: int = Field(0, description="How long, in event time, the condition must hold.", ge=0, le=604800)
     severity: Severity = Field(Severity.WARNING, description="How bad it is.")

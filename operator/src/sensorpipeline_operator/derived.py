@@ -10,6 +10,7 @@ from sensorpipeline_api.spec import Fleet, SensorPipelineSpec, Window
 from sensorpipeline_api.units import window_unit
 
 from sensorpipeline_operator.errors import InvalidSpecError
+from sensorpipeline_operator.window_validation import describe_length
 
 Source = tuple[Fleet, Window]
 
@@ -18,7 +19,7 @@ Source = tuple[Fleet, Window]
 class _Nature:
     """What can be said of the results of a window or of a derived metric: how long they are, and their units."""
 
-    periods: frozenset[int]
+    periods: frozenset[str]
     units: frozenset[str]
 
 
@@ -36,7 +37,7 @@ def compute_derived(spec: SensorPipelineSpec) -> tuple[DerivedPlan, ...]:
         metric = spec.derived_metrics[places[name]]
         nature = _joined([natures[i.window] if not i.device else _nature(windows, i) for i in inputs[name]])
         if len(nature.periods) > 1:
-            message = f"joins windows of different length, must be one: {sorted(nature.periods)} s"
+            message = f"joins windows of different length, must be one: {', '.join(sorted(nature.periods))}"
             raise InvalidSpecError("DifferentPeriods", _path(places[name]), message)
         common = next(iter(nature.units)) if len(nature.units) == 1 and only_adds(metric.expression) else ""
         unit = metric.unit or common
@@ -74,6 +75,9 @@ def _inputs(
         elif not _fitting(windows, item):
             message = f"names the device {item.device} of window {item.window}, which no fleet with that window lists"
             raise InvalidSpecError("UnknownDevice", _path(number), message)
+        elif any(window.gap_seconds is not None for _, window in _fitting(windows, item)):
+            message = f"names the window {item.window}, must be one without gapSeconds: sessions share no start"
+            raise InvalidSpecError("SessionWindow", _path(number), message)
     return found
 
 
@@ -98,13 +102,13 @@ def _nature(windows: Mapping[str, list[Source]], item: DerivedInput) -> _Nature:
     fitting = _fitting(windows, item)
     metrics = {fleet.name: {metric.name: metric.unit for metric in fleet.metrics} for fleet, _ in fitting}
     return _Nature(
-        frozenset(window.period_seconds for _, window in fitting),
+        frozenset(describe_length(window) for _, window in fitting),
         frozenset(window_unit(window.function, metrics[fleet.name][window.metric]) for fleet, window in fitting),
     )
 
 
 def _joined(natures: list[_Nature]) -> _Nature:
     return _Nature(
-        frozenset[int]().union(*(nature.periods for nature in natures)),
+        frozenset[str]().union(*(nature.periods for nature in natures)),
         frozenset[str]().union(*(nature.units for nature in natures)),
     )

@@ -9,6 +9,7 @@ from sensorpipeline_api.spec import Fleet, PayloadFormat, SensorPipelineSpec, Th
 
 from sensorpipeline_operator.derived import compute_derived
 from sensorpipeline_operator.errors import InvalidSpecError
+from sensorpipeline_operator.window_validation import check_windows
 
 MQTT_RESERVED = {"bridge"}
 
@@ -33,9 +34,17 @@ def _check_fleet(fleet: Fleet, path: str) -> None:
             raise InvalidSpecError("InvalidRange", f"{path}.metrics[{number}].minimum", message)
     for number, threshold in enumerate(fleet.thresholds):
         _check_threshold(threshold, f"{path}.thresholds[{number}]")
+    check_windows(fleet, path)
 
 
 def _check_threshold(threshold: Threshold, path: str) -> None:
+    for name, speed in (
+        ("risingFasterThan", threshold.rising_faster_than),
+        ("fallingFasterThan", threshold.falling_faster_than),
+    ):
+        if speed is not None and threshold.clear is not None and as_float(threshold.clear) > as_float(speed):
+            message = f"must be less than or equal to {name} ({speed}), got {threshold.clear}"
+            raise InvalidSpecError("InvalidThreshold", f"{path}.clear", message)
     if threshold.clear is None:
         return
     if threshold.above is not None and as_float(threshold.clear) > as_float(threshold.above):

@@ -66,6 +66,8 @@ def test_enums_are_camel_case_words() -> None:
 def test_optional_scalar_fields_have_visible_defaults() -> None:
     """What may be left out and has no default must be a member of a union or have a documented meaning of absence."""
     meaning_of_absence = {
+        "periodSeconds", "slideSeconds", "gapSeconds", "calendar", "source", "quantile", "expectedEverySeconds",
+        "emitSeconds", "risingFasterThan", "fallingFasterThan", "silentForSeconds",
         "cpu", "memory", "minimum", "maximum", "clear", "above", "below", "metric",
         "discord", "slack", "webhook", "uniform", "counter", "event", "replay",
         "mosquitto", "external", "tls", "secretName", "issuerRef", "caSecretName", "credentialsSecretName",

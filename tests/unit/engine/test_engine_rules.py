@@ -1,9 +1,12 @@
 """Each rule of the event-time engine, one example at a time. Times are in seconds here, the engine's are in ms."""
 
+import base64
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
+from e2e.recompute import compute
 from sensorpipeline_api.records import Aggregate, Alert, Late
 from sensorpipeline_api.spec import Fleet
 from sensorpipeline_workers.engine.plan import compile_metric
@@ -26,11 +29,11 @@ class Series:
 
     def __init__(self, spec: Fleet) -> None:
         self.plan = compile_metric(spec, "m")
-        self.state = SeriesState()
+        self.state = SeriesState(self.plan)
 
     def send(self, *readings: tuple[float, float]) -> list[Any]:
-        pairs = [(round(time * 1000), value) for time, value in readings]
-        return process(self.plan, self.state, device="d", readings=pairs, now=NOW)
+        times, values = [round(time * 1000) for time, _ in readings], [float(value) for _, value in readings]
+        return process(self.plan, self.state, device="d", times=times, values=values, now=NOW)
 
 
 def values(emissions: list[Any]) -> list[tuple[int, float, int]]:
@@ -167,30 +170,65 @@ def test_state_survives_its_binary_form() -> None:
     series.send((0, 10), (100, 15), (200, 3))
     restored = Series(fleet(function="Difference", lateness=300, thresholds=[
         {"name": "T", "metric": "m", "above": "5"}]))  # fmt: skip
-    restored.state = decode(encode(series.state))
+    restored.state = decode(series.plan, encode(series.plan, series.state))
     readings = [(150.0, 20.0), (300.0, 31.0), (20.0, 11.0)]
     assert restored.send(*readings) == series.send(*readings)
 
 
 def test_a_state_of_an_unknown_version_or_damaged_is_refused() -> None:
+    plan = compile_metric(fleet(), "m")
     with pytest.raises(StateVersionError, match="version 99"):
-        decode(encode(SeriesState(version=99)))
-    with pytest.raises(StateVersionError):
-        decode(b"\x00\x01")
+        decode(plan, b"\x99" + encode(plan, SeriesState(plan))[1:2].replace(b"\x02", b"\x63") + b"\x00" * 8)
+    for damaged in (b"", b"\x00\x01", encode(plan, SeriesState(plan))[:-1], b"\x93\x98\x00"):
+        with pytest.raises(StateVersionError):
+            decode(plan, damaged)
 
 
 def test_the_state_of_a_device_that_reports_every_second_for_days_stays_small() -> None:
     series = Series(fleet(period=86400, lateness=172800))
     series.send(*[(float(second), 1.0) for second in range(3 * 86400)])
-    assert len(series.state.recent) == 3 * 86400
-    stored = encode(series.state)
-    assert len(stored) < 50_000
-    assert decode(stored) == series.state
+    assert all(second * 1000 in series.state.seen for second in range(3 * 86400))
+    assert len(encode(series.plan, series.state)) < 500
+
+
+def test_a_state_of_version_1_is_read_and_gone_on_with() -> None:
+    """The sample was written by version 1 after `before` with these windows and thresholds, one of each function."""
+    functions = ["Sum", "Mean", "Minimum", "Maximum", "Count", "First", "Last", "Difference"]
+    spec = {
+        "name": "f", "topic": "f/{device}/m", "metrics": [{"name": "m"}], "outOfOrdernessSeconds": 5,
+        "windows": [{"name": name, "metric": "m", "function": name, "periodSeconds": 100,
+                     "allowedLatenessSeconds": 300} for name in functions],
+        "thresholds": [{"name": "High", "metric": "m", "above": "8", "clear": "3"},
+                       {"name": "Held", "metric": "m", "below": "4", "forSeconds": 60}],
+    }  # fmt: skip
+    before = [(t * 1000, t * 7 % 11 + 0.1) for t in range(0, 750, 10)]
+    before[20:20] = [(55_000, 2.5), (20_000, 9.0)]
+    before[60:60] = [(333_000, -4.25)]
+    after = [(740_000, 1.0), (755_000, 0.5), (391_000, 3.5), (701_500, 2.25), (471_500, 9.0), (830_000, 1.0),
+             (420_500, 7.0), (905_000, 2.0), (1_300_000, 0.0)]  # fmt: skip
+    plan = compile_metric(Fleet.model_validate(spec), "m")
+    stored = base64.b64decode((Path(__file__).parent / "samples" / "series-v1.base64").read_text())
+    state = decode(plan, stored)
+    assert state.offset == 41
+    found = process(plan, state, device="d", times=[t for t, _ in after], values=[v for _, v in after], now=NOW)
+
+    rows = [{"fleet": "f", "device": "d", "metric": "m", "time": t, "value": v} for t, v in before + after]
+    wanted = compute([spec], rows)
+    emitted = {(e.window, e.start): (e.value, e.count) for e in found if isinstance(e, Aggregate)}
+    assert len(emitted) >= 8 * 4
+    results = {(window, start): (value, count) for window, _, start, value, count in wanted.aggregates}
+    assert {key: (pytest.approx(results[key][0]), results[key][1]) for key in emitted} == emitted
+    late = {(e.window, e.time) for e in found if isinstance(e, Late)}
+    assert late == {(window, time) for window, _, time, _ in wanted.late if time > 390_000}
+    changes = {(e.threshold, e.state, e.time) for e in found if isinstance(e, Alert)}
+    assert changes == {(name, state, time) for name, _, state, time in wanted.alerts if time > 740_000}
+    revisions = [e.revision for e in found if isinstance(e, Aggregate) and (e.window, e.start) == ("Sum", 400_000)]
+    assert revisions == [1], "the revisions go on from those of version 1"
 
 
 def test_memory_for_duplicates_is_bounded_by_the_lateness_horizon() -> None:
     series = Series(fleet(period=100, lateness=100))
     for n in range(5000):
-        series.send((float(n), 1.0))
-    assert len(series.state.recent) <= 2 * 202
-    assert len(series.state.windows["W"].panes) <= 3
+        series.send((n + n % 7 / 10, 1.0))
+    assert len(series.state.seen) <= 2 * 202 + 64
+    assert len(series.state.windows[0].panes) <= 3

@@ -13,5 +13,6 @@ def test_a_result_carries_its_unit(function: str, unit: str) -> None:
     window = {"name": "W", "metric": "m", "function": function, "periodSeconds": 100}
     metrics = [{"name": "other", "unit": "l"}, {"name": "m", "unit": "Wh"}]
     spec = Fleet.model_validate({"name": "f", "topic": "f/{device}/m", "metrics": metrics, "windows": [window]})
-    found = process(compile_metric(spec, "m"), SeriesState(), device="d", readings=[(0, 1.0), (100_000, 1.0)], now=0)
+    plan = compile_metric(spec, "m")
+    found = process(plan, SeriesState(plan), device="d", times=[0, 100_000], values=[1.0, 1.0], now=0)
     assert [(e.start, e.unit) for e in found if isinstance(e, Aggregate)] == [(0, unit)]

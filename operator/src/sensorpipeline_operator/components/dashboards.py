@@ -78,7 +78,7 @@ def _window(fleet: Fleet, window: Window) -> list[Any]:
     unit = _unit(
         window_unit(window.function, next(metric.unit for metric in fleet.metrics if metric.name == window.metric))
     )
-    expression = _aggregate_expression(window.name, fleet.name, window.period_seconds)
+    expression = _aggregate_expression(window.name, fleet.name, window.longest_seconds())
     title = f"{window.name} {fleet.name}: {window.function.value.lower()} of {window.metric}"
     return [
         _chart(title, unit, _query(expression, "{{device}}")),
@@ -101,7 +101,7 @@ def _sensors(context: Context) -> dashboard.Dashboard:
         for window in fleet.windows:
             for panel in _window(fleet, window):
                 built = built.with_panel(panel)
-    periods = {w.name: w.period_seconds for fleet in context.spec.fleets for w in fleet.windows}
+    periods = {w.name: w.longest_seconds() for fleet in context.spec.fleets for w in fleet.windows}
     if context.derived:
         built = built.with_row(dashboard.Row("derived"))
     for plan in context.derived:

@@ -22,7 +22,6 @@ def build_rules(context: Context) -> dict[str, Any]:
 
 def _threshold(context: Context, fleet: Fleet, threshold: Threshold) -> dict[str, Any]:
     """Holding time and hysteresis are event time and the worker's; the rule only passes the state on."""
-    direction, bound = ("above", threshold.above) if threshold.above is not None else ("below", threshold.below)
     unit = next(metric.unit for metric in fleet.metrics if metric.name == threshold.metric)
     return {
         "alert": threshold.name,
@@ -31,10 +30,24 @@ def _threshold(context: Context, fleet: Fleet, threshold: Threshold) -> dict[str
         "keep_firing_for": KEEP_FIRING,
         "labels": {"pipeline": context.name, "severity": threshold.severity.value},
         "annotations": {
-            "summary": f"{{{{ $labels.device }}}}: {threshold.metric} is {direction} {bound} {unit}".rstrip(),
+            "summary": f"{{{{ $labels.device }}}}: {threshold.metric} {_condition(threshold, unit)}",
             "description": f"Threshold {threshold.name} of fleet {fleet.name} in pipeline {context.name}.",
         },
     }
+
+
+def _condition(threshold: Threshold, unit: str) -> str:
+    """Returns what is the matter, in words."""
+    per_second = f"{unit} per second".strip()
+    if threshold.above is not None:
+        return f"is above {threshold.above} {unit}".rstrip()
+    if threshold.below is not None:
+        return f"is below {threshold.below} {unit}".rstrip()
+    if threshold.rising_faster_than is not None:
+        return f"rises by more than {threshold.rising_faster_than} {per_second}"
+    if threshold.falling_faster_than is not None:
+        return f"falls by more than {threshold.falling_faster_than} {per_second}"
+    return f"has been silent for {threshold.silent_for_seconds} s"
 
 
 def _health(context: Context) -> list[dict[str, Any]]:

@@ -3,49 +3,72 @@
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from functools import partial
+from typing import Any
 
 from sensorpipeline_api.model import as_float
-from sensorpipeline_api.spec import Fleet, Threshold, Window, WindowFunction
+from sensorpipeline_api.spec import Emit, Fleet, ResetPolicy, Threshold, Window, WindowFunction
 from sensorpipeline_api.units import window_unit
 
-from sensorpipeline_workers.engine.state import Pane
+from sensorpipeline_workers.engine import panes
+from sensorpipeline_workers.engine.calendars import CalendarBounds
+
+Bounds = Callable[[int], tuple[int, int]]
+"""From a time to start and end of the window that holds it."""
 
 
-def total(pane: Pane) -> float:
-    """Returns the compensated sum; one that is beyond what a float holds is the largest float of its sign."""
-    value = pane.total + pane.compensation
-    return value if math.isfinite(value) else math.copysign(sys.float_info.max, pane.total)
+class Kind(Enum):
+    """How readings are assigned to windows: each to one, each to several, by gaps, or by another window's readings."""
 
-
-RESULTS: dict[WindowFunction, Callable[[Pane], float]] = {
-    WindowFunction.SUM: total,
-    WindowFunction.MEAN: lambda pane: total(pane) / pane.count,
-    WindowFunction.MINIMUM: lambda pane: pane.minimum,
-    WindowFunction.MAXIMUM: lambda pane: pane.maximum,
-    WindowFunction.COUNT: lambda pane: float(pane.count),
-    WindowFunction.FIRST: lambda pane: pane.first,
-    WindowFunction.LAST: lambda pane: pane.last,
-}
-"""How a pane becomes a value; Difference needs two panes and stands in windows.py."""
+    FIXED = auto()
+    HOPPING = auto()
+    SESSION = auto()
+    ROLLUP = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class WindowPlan:
-    """One window; `result` is None for Difference, `unit` is that of the results."""
+    """One window. `make` makes an empty pane from start and end; `result` gives a pane's value, or None when it has
+    none yet; for Difference it takes the last value before the pane, too, and `compared` is set. `update` is how often
+    an open window is emitted, 0 for never; `keep` how long after its end a pane is kept; `source` is the place of the
+    window that a rollup reads; stored panes of another `shape` or `function` cannot be gone on with. `unit` is that of
+    the results."""
 
     name: str
+    kind: Kind
+    make: Callable[[int, int], Any]
+    result: Callable[..., float | None]
+    compared: bool
+    bounds: Bounds
     period: int
+    slide: int
+    gap: int
     lateness: int
-    result: Callable[[Pane], float] | None
-    unit: str = ""
+    keep: int
+    update: int
+    source: int
+    shape: str
+    function: str
+    unit: str
+
+
+class Watch(Enum):
+    """What a threshold compares."""
+
+    LEVEL = auto()
+    RATE = auto()
+    SILENCE = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class ThresholdPlan:
-    """One threshold. `sign` is 1 for above and -1 for below: the condition is sign * value > sign * bound."""
+    """One threshold. `sign` is 1 for above and -1 for below: the condition is sign * value > sign * bound. For silence
+    `hold` is its length."""
 
     name: str
+    watch: Watch
     sign: float
     bound: float
     clear: float
@@ -55,8 +78,9 @@ class ThresholdPlan:
 
 @dataclass(frozen=True, slots=True)
 class MetricPlan:
-    """What is computed from each series of one metric. `horizon` is how far back, from the newest reading, a window
-    can still be open; duplicates are recognised within it."""
+    """What is computed from each series of one metric. `horizon` is how far back, from the newest reading (of the
+    partition, with the fleet's clock), a window can still accept a reading; duplicates are recognised within it.
+    Rollups stand after the windows they read."""
 
     fleet: str
     metric: str
@@ -65,13 +89,17 @@ class MetricPlan:
     out_of_orderness: int
     idle: int
     horizon: int
+    ttl: int
+    fleet_clock: bool
+    watches_silence: bool
 
 
 def compile_metric(fleet: Fleet, metric: str) -> MetricPlan:
-    """Returns the plan for one metric of a fleet."""
+    """Returns the plan for one metric of a fleet. Raises ValueError for what validation refuses."""
     unit = next((m.unit for m in fleet.metrics if m.name == metric), "")
-    windows = tuple(_window(window, unit) for window in fleet.windows if window.metric == metric)
+    windows = _windows([window for window in fleet.windows if window.metric == metric], unit)
     out_of_orderness = fleet.out_of_orderness_seconds * 1000
+    reach = [_longest(w) + w.lateness + out_of_orderness for w in windows if w.kind is not Kind.ROLLUP]
     return MetricPlan(
         fleet=fleet.name,
         metric=metric,
@@ -79,7 +107,12 @@ def compile_metric(fleet: Fleet, metric: str) -> MetricPlan:
         thresholds=tuple(_threshold(threshold) for threshold in fleet.thresholds if threshold.metric == metric),
         out_of_orderness=out_of_orderness,
         idle=fleet.idle_seconds * 1000,
-        horizon=max((w.period + w.lateness + out_of_orderness for w in windows), default=0),
+        horizon=max(reach, default=0),
+        ttl=0,
+        fleet_clock=False,
+        watches_silence=any(
+            threshold.silent_for_seconds is not None for threshold in fleet.thresholds if threshold.metric == metric
+        ),
     )
 
 
@@ -88,26 +121,156 @@ def compile_fleet(fleet: Fleet) -> dict[str, MetricPlan]:
     return {metric.name: compile_metric(fleet, metric.name) for metric in fleet.metrics}
 
 
+def finite(value: float) -> float:
+    """Returns the value; one that is beyond what a float holds is the largest float of its sign."""
+    if math.isfinite(value):
+        return value
+    return math.copysign(sys.float_info.max, value)
+
+
+def _longest(window: WindowPlan) -> int:
+    return window.period or window.gap
+
+
+def _windows(windows: list[Window], unit: str) -> tuple[WindowPlan, ...]:
+    """Compiles windows, each rollup after its source."""
+    plans: list[WindowPlan] = []
+    places: dict[str, int] = {}
+    left = list(windows)
+    while left:
+        ready = [window for window in left if window.source is None or window.source in places]
+        if not ready:
+            raise ValueError(f"windows {[window.name for window in left]} read each other or an unknown window")
+        for window in ready:
+            places[window.name] = len(plans)
+            plan = _window(window, unit)
+            if window.source is not None:
+                place = places[window.source]
+                lateness = plans[place].lateness
+                plan = replace(plan, kind=Kind.ROLLUP, source=place, lateness=lateness, keep=lateness)
+            plans.append(plan)
+        left = [window for window in left if window not in ready]
+    return tuple(plans)
+
+
 def _window(window: Window, unit: str) -> WindowPlan:
+    lateness = window.allowed_lateness_seconds * 1000
+    period: int = (window.period_seconds or 0) * 1000
+    slide = (window.slide_seconds or 0) * 1000
+    gap = (window.gap_seconds or 0) * 1000
+    kind = Kind.HOPPING if slide and slide != period else Kind.SESSION if gap else Kind.FIXED
+    bounds: Bounds = partial(_aligned, period)
+    shape = f"{kind.name} {period} {slide} {gap}"
+    if window.calendar is not None:
+        bounds = CalendarBounds(window.calendar.value, window.time_zone)
+        shape = f"{window.calendar.value} {window.time_zone}"
+        # The longest: 31 days and a change of the zone's offset, which can be a whole day.
+        period = window.longest_seconds() * 1000
+    make, result = _function(window)
     return WindowPlan(
         name=window.name,
-        period=window.period_seconds * 1000,
-        lateness=window.allowed_lateness_seconds * 1000,
-        result=RESULTS.get(window.function),
+        kind=kind,
+        make=make,
+        result=result,
+        compared=window.function is WindowFunction.DIFFERENCE,
+        bounds=bounds,
+        period=period,
+        slide=slide,
+        gap=gap,
+        lateness=lateness,
+        keep=lateness + gap,
+        update=(window.emit_seconds or 0) * 1000 if window.emit is Emit.UPDATES else 0,
+        source=-1,
+        shape=shape,
+        function=f"{window.function.value} {window.reset_policy.value} {window.expected_every_seconds}",
         unit=window_unit(window.function, unit),
     )
 
 
+def _aligned(period: int, time: int) -> tuple[int, int]:
+    start = time - time % period
+    return start, start + period
+
+
+def _function(window: Window) -> tuple[Callable[[int, int], Any], Callable[..., float | None]]:
+    """Returns how an empty pane is made and how a pane becomes a value."""
+    resets = window.reset_policy is ResetPolicy.RESET
+    match window.function:
+        case WindowFunction.SUM:
+            return panes.SumPane, lambda pane: pane.sum()
+        case WindowFunction.MEAN:
+            return panes.SumPane, lambda pane: pane.sum() / pane.count
+        case WindowFunction.MINIMUM:
+            return panes.MinimumPane, lambda pane: pane.value
+        case WindowFunction.MAXIMUM:
+            return panes.MaximumPane, lambda pane: pane.value
+        case WindowFunction.COUNT:
+            return panes.Pane, lambda pane: float(pane.count)
+        case WindowFunction.FIRST:
+            return panes.SpanPane, lambda pane: pane.first
+        case WindowFunction.LAST:
+            return panes.SpanPane, lambda pane: pane.last
+        case WindowFunction.DIFFERENCE:
+            return (panes.SamplesPane, _increase_since) if resets else (panes.SpanPane, _difference)
+        case WindowFunction.RATE:
+            return (panes.SamplesPane, _counter_rate) if resets else (panes.SpanPane, _rate)
+        case WindowFunction.STANDARD_DEVIATION:
+            return panes.MomentsPane, lambda pane: math.sqrt(max(0.0, pane.squares) / pane.count)
+        case WindowFunction.QUANTILE:
+            rank = as_float(window.quantile or "0.5")
+            return panes.SketchPane, lambda pane: pane.quantile(rank)
+        case WindowFunction.TIME_WEIGHTED_MEAN:
+            return panes.SamplesPane, lambda pane: pane.time_weighted_mean()
+        case WindowFunction.AVAILABILITY:
+            every = (window.expected_every_seconds or 1) * 1000
+            return lambda start, end: panes.PeriodsPane(start, end, every=every), lambda pane: pane.availability()
+
+
+def _difference(pane: panes.SpanPane, before: float | None) -> float | None:
+    return None if before is None else pane.last - before
+
+
+def _increase_since(pane: panes.SamplesPane, before: float | None) -> float | None:
+    if before is None:
+        return None
+    first: float = pane.values[0]
+    return pane.increase() + (first - before if first >= before else first)
+
+
+def _rate(pane: panes.SpanPane) -> float | None:
+    seconds = (pane.last_time - pane.first_time) / 1000
+    return (pane.last - pane.first) / seconds if seconds else None
+
+
+def _counter_rate(pane: panes.SamplesPane) -> float | None:
+    seconds = (pane.times[-1] - pane.times[0]) / 1000
+    return pane.increase() / seconds if seconds else None
+
+
 def _threshold(threshold: Threshold) -> ThresholdPlan:
-    text = threshold.above if threshold.above is not None else threshold.below
-    if text is None:
-        raise ValueError(f"threshold {threshold.name}: exactly one of above and below must be set")
-    bound = as_float(text)
+    hold = threshold.for_seconds * 1000
+    watch, sign = Watch.LEVEL, 1.0
+    if threshold.above is not None:
+        bound = as_float(threshold.above)
+    elif threshold.below is not None:
+        bound, sign = as_float(threshold.below), -1.0
+    elif threshold.rising_faster_than is not None:
+        bound, watch = as_float(threshold.rising_faster_than), Watch.RATE
+    elif threshold.falling_faster_than is not None:
+        bound, watch, sign = -as_float(threshold.falling_faster_than), Watch.RATE, -1.0
+    elif threshold.silent_for_seconds is not None:
+        bound, watch, hold = 0.0, Watch.SILENCE, threshold.silent_for_seconds * 1000
+    else:
+        raise ValueError(f"threshold {threshold.name}: it has no condition")
+    clear = bound
+    if threshold.clear is not None:
+        clear = as_float(threshold.clear) * (sign if watch is Watch.RATE else 1.0)
     return ThresholdPlan(
         name=threshold.name,
-        sign=1.0 if threshold.above is not None else -1.0,
+        watch=watch,
+        sign=sign,
         bound=bound,
-        clear=as_float(threshold.clear) if threshold.clear is not None else bound,
-        hold=threshold.for_seconds * 1000,
+        clear=clear,
+        hold=hold,
         severity=threshold.severity.value,
     )

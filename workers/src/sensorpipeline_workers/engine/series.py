@@ -1,120 +1,233 @@
-"""One series: readings in, emissions out. The entry point of the engine."""
+"""One series: readings in, emissions out. The entry point of the engine.
 
-from collections.abc import Iterable
+Most readings are newer than all before and stay inside the windows that are open: they are added in slices, with one
+comparison each. The others (the first of a window, out of order, late, at an emission) are taken one by one.
+"""
 
-from sensorpipeline_api.records import Aggregate, Alert, AlertState, Late
+from collections.abc import Sequence
 
-from sensorpipeline_workers.engine import thresholds, windows
-from sensorpipeline_workers.engine.plan import MetricPlan, WindowPlan
-from sensorpipeline_workers.engine.state import AlertState as SeriesAlert
-from sensorpipeline_workers.engine.state import SeriesState, WindowState
-
-MAXIMUM_TIMES = 400_000
-"""How many times of one series are remembered at most: more than four days at one reading a second."""
-
-Emissions = list[Aggregate | Late | Alert]
+from sensorpipeline_workers.engine import sessions, thresholds, windows
+from sensorpipeline_workers.engine.plan import Kind, MetricPlan, Watch
+from sensorpipeline_workers.engine.state import FAR, SeriesState
+from sensorpipeline_workers.engine.windows import Emissions, Emitter
 
 
 def process(
-    plan: MetricPlan, state: SeriesState, *, device: str, readings: Iterable[tuple[int, float]], now: int
+    plan: MetricPlan,
+    state: SeriesState,
+    *,
+    device: str,
+    times: list[int],
+    values: list[float],
+    now: int,
+    clocks: Sequence[int] | None = None,
 ) -> Emissions:
     """Takes readings (time in ms, value) of one series in, in their order; changes `state` and returns what is to be
-    emitted, in order. `now` is the clock in ms, remembered for the idle close."""
+    emitted, in order. `now` is the clock in ms, remembered for the idle close. With the fleet's clock, `clocks` is the
+    newest time among all earlier readings of the partition, for each reading (see partition.py).
+
+    The results do not depend on how readings are cut into calls.
+    """
     out: Emissions = []
-    for time, value in readings:
-        state.last_seen = now
-        newer = state.newest is None or time > state.newest
-        if not newer and time in state.recent:
-            continue
-        if newer:
-            state.newest = time
-        assert state.newest is not None
-        if plan.windows:
-            state.recent.add(time)
-            _windows(plan, state, device=device, time=time, value=value, newer=newer, out=out)
-        if newer:
-            _thresholds(plan, state, device=device, time=time, value=value, out=out)
-    if plan.windows and state.newest is not None:
-        _forget(state, oldest=state.newest - plan.horizon)
+    emit = Emitter(plan, device, out)
+    state.last_seen = now
+    if plan.watches_silence:
+        thresholds.end_silence(plan, state, time=times[0], value=values[0], emit=emit)
+    count = len(times)
+    begin = 0
+    while begin < count:
+        time = times[begin]
+        if state.newest < time < state.limit and (clocks is None or clocks[begin] < state.clock_limit):
+            begin = _slice(plan, state, times, values, begin, clocks, emit)
+        else:
+            clock = state.clock if clocks is None else max(state.clock, clocks[begin])
+            _one(plan, state, time, values[begin], clock, emit)
+            begin += 1
+    if len(state.seen) > state.seen.clear_at:
+        state.seen.forget(state.clock - plan.horizon)
     return out
+
+
+def advance(plan: MetricPlan, state: SeriesState, *, device: str, clock: int) -> Emissions:
+    """Emits what is due when the fleet's clock has come to `clock`; there is something when `state.clock_limit` is not
+    beyond it."""
+    emit = Emitter(plan, device, [])
+    _advance(plan, state, clock, emit)
+    _refresh(plan, state)
+    return emit.out
 
 
 def close_idle(plan: MetricPlan, state: SeriesState, *, device: str, now: int) -> Emissions:
-    """Emits the open windows of a series that has been silent for the fleet's idle time; nothing if it has not."""
-    out: Emissions = []
-    if now - state.last_seen < plan.idle:
-        return out
-    for window in plan.windows:
-        emitted = windows.close_idle(window, _window_state(state, window.name))
-        out += [_aggregate(plan, window, device, emission) for emission in emitted]
-    return out
+    """Emits what a series' silence causes: open windows after the fleet's idle time, alerts on silence after theirs."""
+    silence = now - state.last_seen
+    emit = Emitter(plan, device, [])
+    if state.newest < 0:
+        return emit.out
+    if silence >= plan.idle:
+        _close_all(plan, state, emit)
+    thresholds.watch_silence(plan, state, now=now, emit=emit)
+    return emit.out
 
 
-def active_alerts(state: SeriesState) -> dict[str, bool]:
-    """Returns whether each threshold that was judged is active, by its name."""
-    return {name: alert.active for name, alert in state.alerts.items()}
+def is_expired(plan: MetricPlan, state: SeriesState, *, now: int) -> bool:
+    """Whether a series has been silent for the fleet's time to live: `retire` it and delete its state."""
+    return plan.ttl > 0 and state.newest >= 0 and now - state.last_seen >= plan.ttl
 
 
-def _windows(
-    plan: MetricPlan, state: SeriesState, *, device: str, time: int, value: float, newer: bool, out: Emissions
-) -> None:
-    assert state.newest is not None
-    watermark = state.newest - plan.out_of_orderness
-    for window in plan.windows:
-        window_state = _window_state(state, window.name)
-        emitted = windows.add(window, window_state, time=time, value=value, watermark=watermark)
-        if emitted is None:
-            end = time - time % window.period + window.period
-            late_by = (watermark - end) / 1000
-            out.append(Late(plan.fleet, device, plan.metric, time, value, window.name, late_by))
-            continue
+def retire(plan: MetricPlan, state: SeriesState, *, device: str) -> Emissions:
+    """Emits what there is to say of a series before its state is deleted: its open windows, active alerts resolved."""
+    emit = Emitter(plan, device, [])
+    _close_all(plan, state, emit)
+    for threshold, alert in zip(plan.thresholds, state.alerts, strict=True):
+        if alert.active:
+            alert.active, alert.since = False, None
+            thresholds.transition(emit, threshold, active=False, time=state.newest, value=state.value)
+    return emit.out
+
+
+def next_check(plan: MetricPlan, state: SeriesState) -> int:
+    """Returns the earliest time by the clock at which `close_idle` or `is_expired` can have something to say of a
+    series that stays silent; FAR for never."""
+    waits = [plan.ttl] if plan.ttl else []
+    if any(not pane.closed for window in state.windows for pane in window.panes):
+        waits.append(plan.idle)
+    for threshold, alert in zip(plan.thresholds, state.alerts, strict=True):
+        if threshold.watch is Watch.SILENCE and not alert.active:
+            waits.append(threshold.hold)
+    return state.last_seen + min(waits) if waits else FAR
+
+
+def active_alerts(plan: MetricPlan, state: SeriesState) -> dict[str, bool]:
+    """Returns whether each threshold is active, by its name."""
+    return {t.name: alert.active for t, alert in zip(plan.thresholds, state.alerts, strict=True)}
+
+
+def _slice(
+    plan: MetricPlan,
+    state: SeriesState,
+    times: list[int],
+    values: list[float],
+    begin: int,
+    clocks: Sequence[int] | None,
+    emit: Emitter,
+) -> int:
+    """Takes readings from `begin` on in that are in order and change no window's being open; returns where they end."""
+    limit, seen = state.limit, state.seen
+    newest, step = seen.last, seen.step
+    expected = newest + step if step else -1
+    end = begin
+    for time in times[begin:] if begin else times:
+        if time != expected:
+            if time <= newest or time >= limit:
+                break
+            seen.last = newest
+            seen.append(time)
+            step = seen.step
+        elif time >= limit:
+            break
+        newest = time
+        expected = time + step if step else -1
+        end += 1
+    seen.last = newest
+    if clocks is not None:
+        state.clock = max(state.clock, clocks[end - 1])
+    if begin or end < len(times):
+        times, values = times[begin:end], values[begin:end]
+    for pane in state.current:
+        pane.extend(times, values)
+    if plan.thresholds:
+        thresholds.watch(plan, state, times=times, values=values, emit=emit)
+    state.newest = newest
+    state.value = values[-1]
+    if newest > state.clock:
+        state.clock = newest
+    if state.sessions:
+        for pane, gap in state.sessions:
+            pane.end = newest + gap
+        _refresh(plan, state)
+    return end
+
+
+def _one(plan: MetricPlan, state: SeriesState, time: int, value: float, clock: int, emit: Emitter) -> None:
+    """Takes one reading in, whatever it is. `clock` is the newest time before it."""
+    emit.stale = False
+    if clock > state.clock:
+        _advance(plan, state, clock, emit)
+    newer = time > state.newest
+    if plan.windows:
+        horizon = max(clock, time) - plan.horizon
         if newer:
-            emitted += windows.close(window, window_state, watermark=watermark)
-        out += [_aggregate(plan, window, device, emission) for emission in emitted]
+            state.seen.append(time)
+        elif time >= horizon:
+            if time in state.seen:
+                return
+            state.seen.insert(time)
+        judged = clock - plan.out_of_orderness
+        watermark = max(clock, time) - plan.out_of_orderness
+        for window in state.windows:
+            if window.plan.kind is Kind.SESSION:
+                sessions.add(window, time=time, value=value, judged=judged, watermark=watermark, emit=emit)
+            elif window.plan.kind is not Kind.ROLLUP:
+                windows.add(window, time=time, value=value, judged=judged, watermark=watermark, emit=emit)
+    if newer:
+        if plan.thresholds:
+            thresholds.watch(plan, state, times=[time], values=[value], emit=emit)
+        state.newest, state.value = time, value
+    if time > clock:
+        _advance(plan, state, time, emit)
+    if emit.stale or newer:
+        _refresh(plan, state)
 
 
-def _thresholds(plan: MetricPlan, state: SeriesState, *, device: str, time: int, value: float, out: Emissions) -> None:
-    for threshold in plan.thresholds:
-        alert = state.alerts.get(threshold.name)
-        if alert is None:
-            alert = state.alerts[threshold.name] = SeriesAlert()
-        change = thresholds.judge(threshold, alert, time=time, value=value)
-        if change is not None:
-            kind = AlertState.FIRING if change else AlertState.RESOLVED
-            severity = threshold.severity
-            out.append(Alert(threshold.name, plan.fleet, device, plan.metric, severity, kind.value, time, value))
+def _advance(plan: MetricPlan, state: SeriesState, clock: int, emit: Emitter) -> None:
+    """Closes windows, and emits updates, up to where the clock has come."""
+    judged, watermark = state.clock - plan.out_of_orderness, clock - plan.out_of_orderness
+    state.clock = clock
+    for window in state.windows:
+        windows.close(window, judged=judged, watermark=watermark, emit=emit)
+        if window.plan.update:
+            windows.update(window, watermark=watermark, emit=emit)
 
 
-def _window_state(state: SeriesState, name: str) -> WindowState:
-    found = state.windows.get(name)
-    if found is None:
-        found = state.windows[name] = WindowState()
-    return found
+def _close_all(plan: MetricPlan, state: SeriesState, emit: Emitter) -> None:
+    for window in state.windows:
+        windows.close_idle(window, judged=state.clock - plan.out_of_orderness, emit=emit)
+    _refresh(plan, state)
 
 
-def _forget(state: SeriesState, *, oldest: int) -> None:
-    """Drops the times that no window can accept any more, whenever the set has doubled, and the oldest beyond
-    `MAXIMUM_TIMES`: a duplicate of so old a reading is taken for a new one."""
-    if len(state.recent) <= max(64, 2 * state.kept):
-        return
-    state.recent = {time for time in state.recent if time >= oldest}
-    if len(state.recent) > MAXIMUM_TIMES:
-        state.recent = set(sorted(state.recent)[-MAXIMUM_TIMES:])
-    state.kept = len(state.recent)
-
-
-def _aggregate(plan: MetricPlan, window: WindowPlan, device: str, emission: windows.Emission) -> Aggregate:
-    pane, value, revision = emission
-    return Aggregate(
-        window=window.name,
-        fleet=plan.fleet,
-        device=device,
-        metric=plan.metric,
-        start=pane.start,
-        end=pane.start + window.period,
-        value=value,
-        count=pane.count,
-        revision=revision,
-        final=True,
-        unit=window.unit,
-    )
+def _refresh(plan: MetricPlan, state: SeriesState) -> None:
+    """Works out how far readings can be added in slices, and to which panes."""
+    newest, held_back = state.newest, plan.out_of_orderness
+    judged = state.clock - held_back
+    limit = clock_limit = FAR
+    current = []
+    state.sessions = []
+    for window in state.windows:
+        kind, panes = window.plan.kind, window.panes
+        found = kind is Kind.ROLLUP
+        assigned = 0
+        for place in range(len(panes) - 1, -1, -1):
+            pane = panes[place]
+            if pane.end <= judged:
+                break
+            if not pane.closed:
+                clock_limit = min(clock_limit, pane.end + held_back)
+            if kind is not Kind.ROLLUP and pane.start <= newest < pane.end:
+                found = not (pane.closed or pane.merged)
+                limit = min(limit, pane.end) if found else -1
+                current.append(pane)
+                assigned += 1
+                if kind is Kind.SESSION:
+                    state.sessions.append((pane, window.plan.gap))
+        if not found:
+            limit = -1
+        if kind is Kind.HOPPING:
+            # A window that refused the newest reading refuses the next one, too, which must be listed.
+            whole = len(range(newest - newest % window.plan.slide, newest - window.plan.period, -window.plan.slide))
+            next_start = newest - newest % window.plan.slide + window.plan.slide
+            limit = min(limit, next_start) if assigned == whole else -1
+        if window.plan.update:
+            clock_limit = min(clock_limit, (window.tick + 1) * window.plan.update + held_back)
+    state.current = current
+    state.limit = min(limit, clock_limit)
+    state.clock_limit = clock_limit

@@ -1,60 +1,40 @@
 """What the engine remembers of one series, and its versioned binary form.
 
-Times are event times in milliseconds since the epoch, except `last_seen`, which is by the clock.
+Times are event times in milliseconds since the epoch, except `last_seen`, which is by the clock. A state belongs to a
+plan: windows and alerts stand in the plan's order. In the binary form they stand by name, so a state outlives a change
+of the fleet: what is no longer asked for is dropped, and a window whose shape or function has changed begins anew.
 """
 
-import zlib
 from array import array
-from copy import copy
-from itertools import accumulate, pairwise
+from typing import Any
 
 import msgspec
 
-VERSION = 1
+from sensorpipeline_workers.engine import state_v1
+from sensorpipeline_workers.engine.panes import AnyPane, Times, Values
+from sensorpipeline_workers.engine.plan import MetricPlan, WindowPlan
+from sensorpipeline_workers.engine.seen import Seen
+
+VERSION = 2
+FAR = 1 << 62
+"""Beyond every time."""
 
 
-class Pane(msgspec.Struct, array_like=True, gc=False):
-    """The running content of one window. `revision` is the last one emitted, -1 for none; `closed` says that the
-    window was emitted as final and has not been continued since."""
+class WindowState:
+    """The live panes of one window in the order of time, `starts` beside them for searching; what Difference needs of
+    the last pane that was dropped; `tick` counts the update intervals that have passed, -1 before the first reading;
+    `children` are the rollups that read this window."""
 
-    start: int
-    count: int = 0
-    total: float = 0.0
-    compensation: float = 0.0
-    minimum: float = float("inf")
-    maximum: float = float("-inf")
-    first_time: int = 0
-    first: float = 0.0
-    last_time: int = 0
-    last: float = 0.0
-    revision: int = -1
-    closed: bool = False
+    __slots__ = ("children", "dropped", "dropped_last", "panes", "plan", "starts", "tick")
 
-    def add(self, time: int, value: float) -> None:
-        """Takes a reading in. The sum is compensated (Neumaier), so its error does not grow with the count."""
-        total = self.total + value
-        if abs(self.total) >= abs(value):
-            self.compensation += (self.total - total) + value
-        else:
-            self.compensation += (value - total) + self.total
-        self.total = total
-        if value < self.minimum:
-            self.minimum = value
-        if value > self.maximum:
-            self.maximum = value
-        if self.count == 0 or time < self.first_time:
-            self.first_time, self.first = time, value
-        if self.count == 0 or time > self.last_time:
-            self.last_time, self.last = time, value
-        self.count += 1
-
-
-class WindowState(msgspec.Struct, array_like=True):
-    """The live panes of one window by start, and what Difference needs of the last pane that was dropped."""
-
-    panes: dict[int, Pane] = msgspec.field(default_factory=dict)
-    dropped: bool = False
-    dropped_last: float = 0.0
+    def __init__(self, plan: WindowPlan) -> None:
+        self.plan = plan
+        self.panes: list[Any] = []
+        self.starts: list[int] = []
+        self.dropped = False
+        self.dropped_last = 0.0
+        self.tick = -1
+        self.children: list[WindowState] = []
 
 
 class AlertState(msgspec.Struct, array_like=True):
@@ -64,48 +44,134 @@ class AlertState(msgspec.Struct, array_like=True):
     since: int | None = None
 
 
-class SeriesState(msgspec.Struct, array_like=True):
-    """One series. `offset` is the last Kafka offset whose readings are in it; `recent` holds the times of the
-    readings within the lateness horizon, by which duplicates are recognised, and `kept` how many were left when it was
-    last cleared out."""
+class SeriesState:
+    """One series. `offset` is the last Kafka offset whose readings are in it; `newest` is its newest reading's time, -1
+    for none, and `value` that reading's value; `clock` is the event time by which its windows were judged last.
 
-    version: int = VERSION
-    offset: int = -1
-    newest: int | None = None
-    last_seen: int = 0
-    recent: set[int] = msgspec.field(default_factory=set)
-    kept: int = 0
-    windows: dict[str, WindowState] = msgspec.field(default_factory=dict)
-    alerts: dict[str, AlertState] = msgspec.field(default_factory=dict)
+    Not stored: readings in order and before `limit` go into the panes `current` (`sessions` are those of them whose end
+    they move, with the gap), as long as the clock is before `clock_limit`, where a window is to be emitted.
+    """
+
+    __slots__ = (
+        "alerts", "clock", "clock_limit", "current", "last_seen", "limit", "newest", "offset", "seen", "sessions",
+        "value", "windows",
+    )  # fmt: skip
+
+    def __init__(self, plan: MetricPlan) -> None:
+        self.offset = -1
+        self.newest = -1
+        self.clock = -1
+        self.last_seen = 0
+        self.value = 0.0
+        self.seen = Seen()
+        self.windows = [WindowState(window) for window in plan.windows]
+        self.alerts = [AlertState() for _ in plan.thresholds]
+        for window in self.windows:
+            if window.plan.source >= 0:
+                self.windows[window.plan.source].children.append(window)
+        self.limit = self.clock_limit = -1
+        self.current: list[Any] = []
+        self.sessions: list[tuple[Any, int]] = []
 
 
-_encoder = msgspec.msgpack.Encoder()
-_decoder = msgspec.msgpack.Decoder(tuple[SeriesState, int, bytes])
+_Seen = tuple[int, int, int, list[int], list[int], list[int], bytes]
+_Window = tuple[str, list[AnyPane], bool, float, int]
+
+
+class _Stored(msgspec.Struct, array_like=True):
+    version: int
+    offset: int
+    newest: int
+    clock: int
+    last_seen: int
+    value: float
+    seen: _Seen
+    windows: dict[str, _Window]
+    alerts: dict[str, AlertState]
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, array):
+        return value.tobytes()
+    raise NotImplementedError
+
+
+def _from_plain(kind: type, value: Any) -> Any:
+    if kind is Times:
+        return Times("q", value)
+    if kind is Values:
+        return Values("d", value)
+    raise NotImplementedError
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=_plain)
+_decoder = msgspec.msgpack.Decoder(_Stored, dec_hook=_from_plain)
 
 
 class StateVersionError(Exception):
-    """The bytes were written by a version of the engine that this one cannot read."""
+    """The bytes were written by a version of the engine that this one cannot read, or are damaged."""
 
 
-def encode(state: SeriesState) -> bytes:
-    """Returns the binary form of a state. The remembered times, which can be hundreds of thousands, are kept as
-    compressed differences: a device that reports regularly costs next to nothing."""
-    times = sorted(state.recent)
-    steps = array("q", (later - earlier for earlier, later in pairwise(times)))
-    rest = copy(state)
-    rest.recent = set()
-    return _encoder.encode((rest, times[0] if times else -1, zlib.compress(steps.tobytes(), 1)))
+def encode(plan: MetricPlan, state: SeriesState) -> bytes:
+    """Returns the binary form of a state."""
+    windows = {
+        w.plan.name: (f"{w.plan.shape} {w.plan.function}", w.panes, w.dropped, w.dropped_last, w.tick)
+        for w in state.windows
+    }
+    alerts = {threshold.name: alert for threshold, alert in zip(plan.thresholds, state.alerts, strict=True)}
+    return _encoder.encode(
+        (
+            VERSION, state.offset, state.newest, state.clock, state.last_seen, state.value, state.seen.dump(), windows,
+            alerts,
+        )
+    )  # fmt: skip
 
 
-def decode(data: bytes) -> SeriesState:
-    """Returns the state from its binary form. Raises StateVersionError for an unknown version or damaged bytes."""
+def decode(plan: MetricPlan, data: bytes) -> SeriesState:
+    """Returns the state from its binary form, of this version or an earlier one. Raises StateVersionError for an
+    unknown version or damaged bytes."""
+    state = SeriesState(plan)
     try:
-        state, first, packed = _decoder.decode(data)
-        steps = array("q")
-        steps.frombytes(zlib.decompress(packed))
-    except (msgspec.MsgspecError, zlib.error, ValueError) as error:
+        version = state_v1.VERSION if state_v1.is_mine(data) else msgspec.msgpack.decode(data)[0]
+        if version == state_v1.VERSION:
+            _upgrade(plan, state, state_v1.decode(data))
+        elif version == VERSION:
+            _fill(plan, state, _decoder.decode(data))
+        else:
+            raise StateVersionError(f"series state has version {version}, this engine reads 1 to {VERSION}")
+    except (msgspec.MsgspecError, ValueError, TypeError, LookupError) as error:
         raise StateVersionError(f"series state cannot be read: {error}") from error
-    if state.version != VERSION:
-        raise StateVersionError(f"series state has version {state.version}, this engine reads {VERSION}")
-    state.recent = set(accumulate(steps, initial=first)) if first >= 0 else set()
     return state
+
+
+def _fill(plan: MetricPlan, state: SeriesState, stored: _Stored) -> None:
+    state.offset, state.newest, state.clock = stored.offset, stored.newest, stored.clock
+    state.last_seen, state.value, state.seen = stored.last_seen, stored.value, Seen.load(stored.seen)
+    for window in state.windows:
+        found = stored.windows.get(window.plan.name)
+        if found is not None and found[0] == f"{window.plan.shape} {window.plan.function}":
+            _, window.panes, window.dropped, window.dropped_last, window.tick = found
+            window.starts = [pane.start for pane in window.panes]
+    state.alerts = [stored.alerts.get(threshold.name, AlertState()) for threshold in plan.thresholds]
+
+
+def _upgrade(plan: MetricPlan, state: SeriesState, stored: state_v1.SeriesState) -> None:
+    """Fills a state in from version 1, whose panes held what each of its functions needs."""
+    state.offset, state.last_seen = stored.offset, stored.last_seen
+    state.newest = state.clock = -1 if stored.newest is None else stored.newest
+    for time in sorted(stored.recent):
+        state.seen.append(time)
+    for window in state.windows:
+        found = stored.windows.get(window.plan.name)
+        if found is None:
+            continue
+        window.dropped, window.dropped_last = found.dropped, found.dropped_last
+        for old in sorted(found.panes.values(), key=lambda pane: pane.start):
+            pane = window.plan.make(old.start, old.start + window.plan.period)
+            if state_v1.fill(pane, old) and window.plan.bounds(old.start) == (pane.start, pane.end):
+                window.panes.append(pane)
+                window.starts.append(pane.start)
+    state.alerts = [
+        AlertState(old.active, old.since) if old is not None else AlertState()
+        for old in (stored.alerts.get(threshold.name) for threshold in plan.thresholds)
+    ]

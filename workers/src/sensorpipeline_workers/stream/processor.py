@@ -18,15 +18,15 @@ from sensorpipeline_api.records import (
     DeadLetter,
     DeadLetterReason,
     Late,
-    Reading,
     UnreadableRecordError,
     decode_readings,
 )
 
-from sensorpipeline_workers.engine.plan import MetricPlan, compile_fleet
-from sensorpipeline_workers.engine.series import active_alerts, close_idle, process
-from sensorpipeline_workers.engine.state import SeriesState
-from sensorpipeline_workers.stream.store import Identity, Series, Store
+from sensorpipeline_workers.engine.grouping import group
+from sensorpipeline_workers.engine.plan import compile_fleet
+from sensorpipeline_workers.engine.series import active_alerts, close_idle, next_check, process
+from sensorpipeline_workers.engine.state import FAR, SeriesState
+from sensorpipeline_workers.stream.store import Series, Store
 
 Emission = Aggregate | Late | Alert | DeadLetter
 Message = tuple[str, bytes, bytes]
@@ -88,14 +88,14 @@ class Processor:
             self._emissions.append(DeadLetter(source, self._fleet, now, payload, reason, str(error)))
             return
         find, dirty = self.store.find, self._dirty
-        for identity, pairs in _group(readings).items():
+        for identity, (times, values) in group(readings).items():
             series = find(partition, identity)
             state = series.state or series.live()
             if state.offset >= offset:
                 continue  # a replay of what the state already holds
             state.offset = offset
             dirty[series] = None
-            emitted = process(series.plan, state, device=series.device, readings=pairs, now=now)
+            emitted = process(series.plan, state, device=series.device, times=times, values=values, now=now)
             if emitted:
                 self._emissions += emitted
 
@@ -106,7 +106,7 @@ class Processor:
         for _ in range(min(limit, len(self._unseen))):
             series = self._unseen.popleft()
             state = series.look()
-            for name, active in active_alerts(state).items():
+            for name, active in active_alerts(series.plan, state).items():
                 alerts[name, series.device] = active
             self._plan_check(series, state)
         return alerts
@@ -118,7 +118,7 @@ class Processor:
             if series.check != time:
                 continue  # an earlier check has taken its place
             series.check = 0
-            if _next_check(series.plan, series.look()) <= now:
+            if next_check(series.plan, series.look()) <= now:
                 emitted = close_idle(series.plan, series.live(), device=series.device, now=now)
                 if emitted:
                     self._emissions += emitted
@@ -140,7 +140,7 @@ class Processor:
         return out
 
     def _plan_check(self, series: Series, state: SeriesState) -> None:
-        time = _next_check(series.plan, state)
+        time = next_check(series.plan, state)
         if time < FAR and (series.check == 0 or time < series.check):
             series.check = time
             heapq.heappush(self._schedule, (time, next(self._number), series))
@@ -158,25 +158,3 @@ class Processor:
                 return self._topics.alerts, key.encode(), value
             case DeadLetter():
                 return self._topics.dead_letter, emission.fleet.encode(), value
-
-
-FAR = 1 << 62
-
-
-def _next_check(plan: MetricPlan, state: SeriesState) -> int:
-    """Returns when a series that stays silent has something to emit; FAR for never."""
-    if any(not pane.closed for window in state.windows.values() for pane in window.panes.values()):
-        return state.last_seen + plan.idle
-    return FAR
-
-
-def _group(readings: list[Reading]) -> dict[Identity, list[tuple[int, float]]]:
-    groups: dict[Identity, list[tuple[int, float]]] = {}
-    for reading in readings:
-        identity = reading.device, reading.metric
-        pairs = groups.get(identity)
-        if pairs is None:
-            groups[identity] = [(reading.time, reading.value)]
-        else:
-            pairs.append((reading.time, reading.value))
-    return groups

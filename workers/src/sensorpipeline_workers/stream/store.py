@@ -54,7 +54,7 @@ class Series:
         """Returns the state to look at, without keeping it alive."""
         if self.state is not None:
             return self.state
-        return decode(self.data) if self.data is not None else SeriesState()
+        return decode(self.plan, self.data) if self.data is not None else SeriesState(self.plan)
 
 
 class Store:
@@ -85,7 +85,7 @@ class Store:
 
     def encode(self, series: Series) -> bytes:
         """Returns the stored form of a live series."""
-        data = encode(series.live())
+        data = encode(series.plan, series.live())
         self.bytes += len(data) - series.size
         series.size = len(data)
         return data
