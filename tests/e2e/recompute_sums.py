@@ -19,8 +19,11 @@ class Sums:
 def recompute_sums(readings: pd.DataFrame, *, period: int, lateness: int) -> Sums:
     """Returns what a sum over windows of `period` ms with `lateness` ms comes to, from readings (device, time, value)
     in the order in which each device sent them."""
-    once = readings.drop_duplicates(["device", "time"])
-    watermark = once.groupby("device")["time"].cummax()
+    watermark = readings.groupby("device")["time"].cummax()
+    # Beyond the lateness horizon a repeated reading is not recognised: it is late each time.
+    forgotten = readings["time"] < watermark - period - lateness
+    once = readings[forgotten | ~readings.duplicated(["device", "time"])]
+    watermark = watermark[once.index]
     start = once["time"] // period * period
     accepted = watermark < start + period + lateness
     kept = once.assign(start=start)[accepted]

@@ -128,6 +128,13 @@ class ResetPolicy(StrEnum):
     RESET = "Reset"
 
 
+class Clock(StrEnum):
+    """Whose readings move the watermark: those of the same series, or of all series in a partition of the fleet."""
+
+    SERIES = "Series"
+    FLEET = "Fleet"
+
+
 class Severity(StrEnum):
     """How bad it is when a threshold is crossed."""
 
@@ -529,6 +536,16 @@ class Threshold(Model):
     severity: Severity = Field(Severity.WARNING, description="How bad it is.")
 
 
+class Lateness(Model):
+    """By whose readings a reading is late."""
+
+    clock: Clock = Field(
+        Clock.SERIES,
+        description="Series: the newest reading of the same series moves the watermark. Fleet: that of all series in "
+        "the same partition, whose windows then close together.",
+    )
+
+
 class Workers(Model):
     """The stream workers of a fleet."""
 
@@ -602,6 +619,14 @@ class Fleet(Model):
     )
     idle_seconds: int = Field(
         3600, description="Silence, by the clock, after which a series' open windows are closed.", ge=1, le=604800
+    )
+    lateness: Lateness = Field(Lateness(), description="How lateness is judged.")
+    series_ttl_seconds: int = Field(
+        0,
+        description="Silence, by the clock, after which a series' state is deleted; 0: never. Not shorter than "
+        "idleSeconds and the longest window with its lateness.",
+        ge=0,
+        le=315360000,
     )
     windows: list[Window] = Field(
         [], description="Event-time windows.", max_length=16, json_schema_extra=list_map("name")

@@ -26,6 +26,7 @@ def check_windows(fleet: Fleet, path: str) -> None:
         _check_window(window, place)
         if window.source is not None:
             _check_source(window, windows, place)
+    _check_time_to_live(fleet, path)
 
 
 def describe_length(window: Window) -> str:
@@ -112,3 +113,17 @@ def _days(time_zone: str) -> list[int]:
     zone, first = ZoneInfo(time_zone), datetime(1971, 1, 1, tzinfo=UTC)
     days = (first + timedelta(days=number) for number in range(25_000))
     return [round(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) for day in days]
+
+
+def _check_time_to_live(fleet: Fleet, path: str) -> None:
+    """A series that comes back must not come back into a window that it has forgotten."""
+    if not fleet.series_ttl_seconds:
+        return
+    least = max(
+        [fleet.idle_seconds]
+        + [w.longest_seconds() + w.allowed_lateness_seconds + fleet.out_of_orderness_seconds for w in fleet.windows]
+        + [threshold.silent_for_seconds or 0 for threshold in fleet.thresholds]
+    )
+    if fleet.series_ttl_seconds < least:
+        message = f"must be 0 or at least {least}: idleSeconds, silentForSeconds, each window with its lateness"
+        raise InvalidSpecError("InvalidRange", f"{path}.seriesTtlSeconds", message)

@@ -5,8 +5,8 @@ import json
 
 import pytest
 from sensorpipeline_api.configuration import KafkaConnection, Topics, WorkerConfiguration
-from sensorpipeline_api.records import Aggregate, DeadLetter
-from sensorpipeline_api.spec import Fleet
+from sensorpipeline_api.records import Aggregate, DeadLetter, Late
+from sensorpipeline_api.spec import Clock, Fleet, Lateness
 from sensorpipeline_workers.stream.processor import Processor
 from sensorpipeline_workers.stream.store import split_key, table_key
 
@@ -16,11 +16,11 @@ FLEET = Fleet.model_validate({
 })  # fmt: skip
 
 
-def processor(stored: dict[bytes, bytes] | None = None) -> Processor:
+def processor(stored: dict[bytes, bytes] | None = None, fleet: Fleet = FLEET) -> Processor:
     topics = Topics(readings={"f": "r"}, aggregates="a", late="l", alerts="t", dead_letter="d")
     connection = KafkaConnection(bootstrap_servers=["127.0.0.1:1"])
     made = Processor(
-        WorkerConfiguration(pipeline="p", kafka=connection, topics=topics, fleet=FLEET, application_id="w")
+        WorkerConfiguration(pipeline="p", kafka=connection, topics=topics, fleet=fleet, application_id="w")
     )
     if stored is not None:
         made.load(0, stored.items())
@@ -28,7 +28,7 @@ def processor(stored: dict[bytes, bytes] | None = None) -> Processor:
 
 
 def states(subject: Processor) -> dict[bytes, bytes]:
-    return {key: data for _, key, data in subject.take_states()}
+    return {key: data for _, key, data in subject.take_states() if data is not None}
 
 
 def record(*times: int) -> bytes:
@@ -127,3 +127,42 @@ def test_the_size_of_all_states_is_known() -> None:
     assert processor(written).store.bytes == subject.store.bytes
     subject.drop({0})
     assert (subject.store.bytes, len(subject.store)) == (0, 0)
+
+
+def readings(*rows: tuple[str, int]) -> bytes:
+    return json.dumps([{"device": d, "metric": "m", "time": t, "value": 1.0} for d, t in rows]).encode()
+
+
+def test_with_the_fleets_clock_one_device_closes_the_windows_of_all_also_after_a_restart() -> None:
+    fleet = FLEET.model_copy(update={"lateness": Lateness(clock=Clock.FLEET)})
+    subject = processor(fleet=fleet)
+    subject.record(topic="r", partition=0, offset=0, value=readings(("a", 1_000), ("b", 2_000)), now=1)
+    assert subject.take_results()[0] == []
+    stored = states(subject)
+    assert table_key(0, "", "") in stored
+    again = processor(stored, fleet)
+    again.look(10)
+    again.record(topic="r", partition=0, offset=1, value=readings(("c", 10_000), ("a", 3_000)), now=1)
+    found = again.take_results()[0]
+    assert [(e.device, e.start, e.count) for e in found if isinstance(e, Aggregate)] == [("a", 0, 1), ("b", 0, 1)]
+    assert [(e.device, e.late_by_seconds) for e in found if isinstance(e, Late)] == [("a", 0.0)]
+
+
+def test_a_series_that_stays_silent_is_retired_its_state_deleted_and_it_comes_back() -> None:
+    fleet = FLEET.model_copy(update={"idle_seconds": 60, "series_ttl_seconds": 3600})
+    subject = processor(fleet=fleet)
+    subject.record(topic="r", partition=0, offset=0, value=readings(("a", 1_000)), now=1_000)
+    subject.take_states()
+    subject.check(61_000)
+    assert [e.count for e in subject.take_results()[0] if isinstance(e, Aggregate)] == [1]
+    subject.take_states()
+    subject.check(3_600_999)
+    assert subject.take_states() == []
+    subject.check(3_601_000)
+    assert subject.take_states() == [(0, table_key(0, "a", "m"), None)]
+    assert len(subject.store) == 0
+    subject.record(topic="r", partition=0, offset=1, value=readings(("a", 20_000), ("a", 30_000)), now=4_000_000)
+    assert [e.start for e in subject.take_results()[0] if isinstance(e, Aggregate)] == [20_000]
+    ((_, key, data),) = subject.take_states()
+    assert key == table_key(0, "a", "m")
+    assert data is not None

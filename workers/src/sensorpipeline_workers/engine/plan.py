@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from sensorpipeline_api.model import as_float
-from sensorpipeline_api.spec import Emit, Fleet, ResetPolicy, Threshold, Window, WindowFunction
+from sensorpipeline_api.spec import Clock, Emit, Fleet, ResetPolicy, Threshold, Window, WindowFunction
 from sensorpipeline_api.units import window_unit
 
 from sensorpipeline_workers.engine import panes
@@ -108,8 +108,8 @@ def compile_metric(fleet: Fleet, metric: str) -> MetricPlan:
         out_of_orderness=out_of_orderness,
         idle=fleet.idle_seconds * 1000,
         horizon=max(reach, default=0),
-        ttl=0,
-        fleet_clock=False,
+        ttl=fleet.series_ttl_seconds * 1000,
+        fleet_clock=fleet.lateness.clock is Clock.FLEET,
         watches_silence=any(
             threshold.silent_for_seconds is not None for threshold in fleet.thresholds if threshold.metric == metric
         ),

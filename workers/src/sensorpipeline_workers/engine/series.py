@@ -4,6 +4,7 @@ Most readings are newer than all before and stay inside the windows that are ope
 comparison each. The others (the first of a window, out of order, late, at an emission) are taken one by one.
 """
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from sensorpipeline_workers.engine import sessions, thresholds, windows
@@ -55,6 +56,12 @@ def advance(plan: MetricPlan, state: SeriesState, *, device: str, clock: int) ->
     _advance(plan, state, clock, emit)
     _refresh(plan, state)
     return emit.out
+
+
+def next_due(plan: MetricPlan, state: SeriesState) -> int:
+    """Returns the value of the fleet's clock at which `advance` has something to emit; FAR for none."""
+    _refresh(plan, state)
+    return state.clock_limit
 
 
 def close_idle(plan: MetricPlan, state: SeriesState, *, device: str, now: int) -> Emissions:
@@ -116,6 +123,8 @@ def _slice(
     newest, step = seen.last, seen.step
     expected = newest + step if step else -1
     end = begin
+    if clocks is not None:
+        times = times[: bisect_left(clocks, state.clock_limit, begin)]
     for time in times[begin:] if begin else times:
         if time != expected:
             if time <= newest or time >= limit:
@@ -131,7 +140,7 @@ def _slice(
     seen.last = newest
     if clocks is not None:
         state.clock = max(state.clock, clocks[end - 1])
-    if begin or end < len(times):
+    if begin or end < len(values):
         times, values = times[begin:end], values[begin:end]
     for pane in state.current:
         pane.extend(times, values)

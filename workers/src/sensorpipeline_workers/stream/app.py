@@ -222,7 +222,7 @@ class StreamWorker:
                 states = False
             begin = time.monotonic()
             emissions, results = self._processor.take_results()
-            changes: list[tuple[int, bytes, bytes]] = []
+            changes: list[tuple[int, bytes, bytes | None]] = []
             events: list[EventT[Any]] = []
             if states:
                 events, self._unflushed = self._unflushed, []

@@ -6,7 +6,7 @@ may fall silent stand in a schedule, so that a look at the clock costs nothing w
 
 import base64
 import heapq
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from itertools import count
 
@@ -18,15 +18,27 @@ from sensorpipeline_api.records import (
     DeadLetter,
     DeadLetterReason,
     Late,
+    Reading,
     UnreadableRecordError,
     decode_readings,
 )
+from sensorpipeline_api.spec import Clock
 
 from sensorpipeline_workers.engine.grouping import group
+from sensorpipeline_workers.engine.partition import PartitionClock
 from sensorpipeline_workers.engine.plan import compile_fleet
-from sensorpipeline_workers.engine.series import active_alerts, close_idle, next_check, process
+from sensorpipeline_workers.engine.series import (
+    active_alerts,
+    advance,
+    close_idle,
+    is_expired,
+    next_check,
+    next_due,
+    process,
+    retire,
+)
 from sensorpipeline_workers.engine.state import FAR, SeriesState
-from sensorpipeline_workers.stream.store import Series, Store
+from sensorpipeline_workers.stream.store import Series, Store, clock_key
 
 Emission = Aggregate | Late | Alert | DeadLetter
 Message = tuple[str, bytes, bytes]
@@ -44,6 +56,9 @@ class Processor:
         self._plans = compile_fleet(configuration.fleet)
         self.store = Store(self._plans)
         self._dirty: dict[Series, None] = {}
+        self._retired: dict[tuple[int, bytes], None] = {}
+        self._shared_clock = configuration.fleet.lateness.clock is Clock.FLEET
+        self._clocks: defaultdict[int, PartitionClock[Series]] = defaultdict(PartitionClock)
         self._emissions: list[Emission] = []
         self._unseen: deque[Series] = deque()
         self._schedule: list[tuple[int, int, Series]] = []
@@ -61,14 +76,20 @@ class Processor:
 
     def load(self, partition: int, items: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Takes in what the changelog holds of a partition that is newly ours."""
-        self._unseen += self.store.load(partition, items)
+        stored = dict(items)
+        clock = stored.pop(clock_key(partition), None)
+        if clock is not None:
+            self._clocks[partition].restore(clock)
+        self._unseen += self.store.load(partition, stored.items())
 
     def drop(self, partitions: set[int]) -> None:
         """Forgets partitions, and what of them has not been flushed: for them the changelog and the committed offsets
         rule."""
         for partition in partitions:
             self.store.drop(partition)
+            self._clocks.pop(partition, None)
         self._dirty = {series: None for series in self._dirty if series.partition not in partitions}
+        self._retired = {key: None for key in self._retired if key[0] not in partitions}
         self._unseen = deque(series for series in self._unseen if series.partition not in partitions)
         self._schedule = [entry for entry in self._schedule if entry[2].partition not in partitions]
         heapq.heapify(self._schedule)
@@ -87,6 +108,9 @@ class Processor:
             reason = DeadLetterReason.INVALID_JSON.value
             self._emissions.append(DeadLetter(source, self._fleet, now, payload, reason, str(error)))
             return
+        if self._shared_clock:
+            self._record_by_clock(partition, offset, readings, now)
+            return
         find, dirty = self.store.find, self._dirty
         for identity, (times, values) in group(readings).items():
             series = find(partition, identity)
@@ -99,6 +123,25 @@ class Processor:
             if emitted:
                 self._emissions += emitted
 
+    def _record_by_clock(self, partition: int, offset: int, readings: list[Reading], now: int) -> None:
+        """Takes a record in by the fleet's clock, and closes the windows of all series that it has come to."""
+        clock = self._clocks[partition]
+        for identity, (times, values, clocks) in clock.group(offset, readings).items():
+            series = self.store.find(partition, identity)
+            state = series.live()
+            if state.offset < offset:
+                state.offset = offset
+                self._dirty[series] = None
+                self._emissions += process(
+                    series.plan, state, device=series.device, times=times, values=values, now=now, clocks=clocks
+                )
+            clock.wait(series, state.clock_limit)
+        for series in clock.due():
+            state = series.live()
+            self._dirty[series] = None
+            self._emissions += advance(series.plan, state, device=series.device, clock=clock.newest)
+            clock.wait(series, state.clock_limit)
+
     def look(self, limit: int) -> dict[tuple[str, str], bool]:
         """Looks at so many of the series that were restored: puts them in the schedule; returns for each (threshold,
         device) whether it is active."""
@@ -109,10 +152,12 @@ class Processor:
             for name, active in active_alerts(series.plan, state).items():
                 alerts[name, series.device] = active
             self._plan_check(series, state)
+            if self._shared_clock:
+                self._clocks[series.partition].wait(series, next_due(series.plan, state))
         return alerts
 
     def check(self, now: int) -> None:
-        """Closes the open windows of our silent series."""
+        """Closes the open windows of our silent series, and retires those that have been silent for too long."""
         while self._schedule and self._schedule[0][0] <= now:
             time, _, series = heapq.heappop(self._schedule)
             if series.check != time:
@@ -123,20 +168,35 @@ class Processor:
                 if emitted:
                     self._emissions += emitted
                     self._dirty[series] = None
+                if is_expired(series.plan, series.live(), now=now):
+                    self._retire(series)
+                    continue
             self._plan_check(series, series.look())
+
+    def _retire(self, series: Series) -> None:
+        """Says what there is to say of a series, and forgets it; its state is deleted at the next flush."""
+        self._emissions += retire(series.plan, series.live(), device=series.device)
+        self.store.remove(series)
+        self._clocks[series.partition].forget(series)
+        self._dirty.pop(series, None)
+        self._retired[series.partition, series.key] = None
 
     def take_results(self) -> tuple[list[Emission], list[Message]]:
         """Returns the results since the last call, as they are and as messages."""
         emissions, self._emissions = self._emissions, []
         return emissions, [self._message(emission) for emission in emissions]
 
-    def take_states(self) -> list[tuple[int, bytes, bytes]]:
-        """Returns (partition, key, data) of the series that have changed since the last call."""
+    def take_states(self) -> list[tuple[int, bytes, bytes | None]]:
+        """Returns (partition, key, data) of the series that have changed since the last call; None: to be deleted. A
+        retired series that has come back stands after its own deletion."""
         dirty, self._dirty = self._dirty, {}
-        out = []
+        retired, self._retired = self._retired, {}
+        out: list[tuple[int, bytes, bytes | None]] = [(partition, key, None) for partition, key in retired]
         for series in dirty:
             out.append((series.partition, series.key, self.store.encode(series)))
             self._plan_check(series, series.live())
+        if self._shared_clock:
+            out += [(partition, clock_key(partition), clock.flush()) for partition, clock in self._clocks.items()]
         return out
 
     def _plan_check(self, series: Series, state: SeriesState) -> None:

@@ -17,6 +17,11 @@ def table_key(partition: int, device: str, metric: str) -> bytes:
     return f"{partition}|{device}|{metric}".encode()
 
 
+def clock_key(partition: int) -> bytes:
+    """Returns the key of the fleet's clock of a partition in the table: no series has an empty name."""
+    return table_key(partition, "", "")
+
+
 def split_key(key: bytes) -> tuple[int, str, str]:
     """Returns (partition, device, metric) from a key of the table. A device's name may hold any character."""
     partition, _, rest = key.decode().partition("|")
@@ -82,6 +87,11 @@ class Store:
             device, metric = identity
             series = known[identity] = Series(partition, device, self._plans[metric])
         return series
+
+    def remove(self, series: Series) -> None:
+        """Forgets a series."""
+        del self._partitions[series.partition][series.device, series.plan.metric]
+        self.bytes -= series.size
 
     def encode(self, series: Series) -> bytes:
         """Returns the stored form of a live series."""
