@@ -19,7 +19,6 @@ from e2e.ledger.verdict import Verdict, compare_windows, held, judge, missing, m
 Fault = Callable[["Plant"], None]
 """Deals a fault and comes back when it is over; recovery is measured from there."""
 
-BEFORE_SECONDS = 3.0
 BEHIND_SECONDS = 3.0
 QUIET_SECONDS = 6.0
 RECOVERY_SECONDS = 240.0
@@ -37,7 +36,7 @@ class QuickGateway(Gateway):
 
 @dataclass
 class Probe:
-    """Whether results keep up with what is acknowledged: everything acknowledged `BEHIND_SECONDS` ago is stored, and
+    """What is behind what is acknowledged. Nothing is when everything acknowledged `BEHIND_SECONDS` ago is stored and
     every device has a result of the last window that was complete then."""
 
     book: Book
@@ -45,25 +44,28 @@ class Probe:
     window_devices: set[str]
     _samples: deque[tuple[float, int, dict[str, int]]] = field(default_factory=deque)
 
-    def caught_up(self) -> bool:
-        """Asks once."""
+    def behind(self) -> str:
+        """Asks once; returns what is behind, nothing when all is well."""
         now = time.monotonic()
         self._samples.append((now, *self.book.progress()))
         while len(self._samples) > 1 and self._samples[1][0] <= now - BEHIND_SECONDS:
             self._samples.popleft()
         then, count, newest = self._samples[0]
         if then > now - BEHIND_SECONDS:
-            return False
-        complete = min(newest[device] for device in self.window_devices) // PERIOD * PERIOD - PERIOD
+            return "the devices, which have just begun"
+        complete = min(newest.get(device, 0) for device in self.window_devices) // PERIOD * PERIOD - PERIOD
         try:
             counts = self.gateway.get("/v1/counts")
-            recent = self.gateway.get("/v1/aggregates", limit=1000, **{"from": moment(complete)})
-        except requests.RequestException:
-            return False
+            recent = self.gateway.get("/v1/aggregates", limit=1000, **{"from": moment(max(0, complete))})
+        except requests.RequestException as error:
+            return f"the gateway: {type(error).__name__}"
         if counts.status_code != 200 or recent.status_code != 200:
-            return False
-        seen = {item["device"] for item in recent.json()["items"]}
-        return sum(counts.json()["readings"].values()) >= count and seen >= self.window_devices
+            return f"the gateway: HTTP {counts.status_code}, {recent.status_code}"
+        stored = sum(counts.json()["readings"].values())
+        silent = self.window_devices - {item["device"] for item in recent.json()["items"]}
+        if stored < count:
+            return f"readings: {stored} of {count} are stored"
+        return f"windows of {sorted(silent)}" if silent else ""
 
 
 @dataclass
@@ -77,6 +79,7 @@ class Plant:
     broker: tuple[str, int]
     report: Report
     window_devices: set[str]
+    _probe: Probe = field(init=False)
 
     def experiment(self, name: str, fault: Fault, *, recovery_seconds: float = RECOVERY_SECONDS) -> Verdict:
         """Deals a fault under load and returns what it did; a row goes into the report, good or bad."""
@@ -95,18 +98,22 @@ class Plant:
         position, since = self.book.position(), self.traffic.next_time()
         received = time.time_ns() // 1_000_000
         self.traffic.resume()
-        time.sleep(BEFORE_SECONDS)
+        self._probe = Probe(self.book, self.quick, self.window_devices)
+        kube.until(lambda: not self._probe.behind(), what="results to keep up with the load", seconds=60, every=0.5)
         return position, since - TOO_LATE, received
 
     def wait_recovered(self, *, seconds: float) -> float:
         """Waits until results have kept up for a while; returns how many seconds from now that began."""
-        probe = Probe(self.book, self.quick, self.window_devices)
         begin = bad = time.monotonic()
-        deadline = begin + seconds
+        last = ""
         while time.monotonic() - bad < QUIET_SECONDS + BEHIND_SECONDS:
-            if not probe.caught_up():
+            behind = self._probe.behind()
+            if behind:
                 bad = time.monotonic()
-            assert time.monotonic() < deadline, f"results do not keep up {seconds:.0f} s after the fault"
+            if behind.split(":")[0] != last:
+                last = behind.split(":")[0]
+                print(f"  {time.monotonic() - begin:.1f} s: {behind or 'caught up'}")
+            assert time.monotonic() < begin + seconds, f"{behind} still behind {seconds:.0f} s after the fault"
             time.sleep(0.5)
         return bad - begin
 
