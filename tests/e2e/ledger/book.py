@@ -1,10 +1,13 @@
 """The ledger: every reading that the pipeline has taken responsibility for, in the order of acknowledgement."""
 
 import threading
+import time
 from collections import Counter
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
+BURST_SECONDS = 5.0
 Key = tuple[str, str, int]
 """Device, metric and event time (ms): what makes a reading the same reading."""
 
@@ -40,6 +43,7 @@ class Book:
         self._entries: list[Entry] = []
         self._good: set[Key] = set()
         self._newest: dict[str, int] = {}
+        self._noted: dict[str, float] = {}
         self.events: Counter[str] = Counter()
 
     def acknowledge(self, entry: Entry) -> None:
@@ -51,9 +55,13 @@ class Book:
                 self._newest[entry.device] = max(self._newest.get(entry.device, 0), entry.time)
 
     def note(self, what: str) -> None:
-        """Counts something that happened on the way, such as a retry."""
+        """Counts something that happened on the way, such as a retry; the first of a burst is told."""
+        now = time.monotonic()
         with self._lock:
             self.events[what] += 1
+            if now - self._noted.get(what, 0.0) > BURST_SECONDS:
+                print(f"  {datetime.now(UTC):%H:%M:%S} {what}")
+            self._noted[what] = now
 
     def position(self) -> int:
         """Returns how many acknowledgements there are."""

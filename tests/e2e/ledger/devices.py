@@ -141,7 +141,7 @@ class HttpDevice:
             return False
         # A body of refused readings alone is answered with 422; they are dead letters like others.
         if response.status_code not in {202, 422}:
-            self._book.note(f"HTTP {response.status_code}")
+            self._book.note(f"HTTP {response.status_code}: {response.text[:200]}")
             return False
         refused = {item["index"]: item["reason"] for item in response.json()["rejected"]}
         wanted = {index: entry.refused for index, entry in enumerate(batch) if entry.refused}

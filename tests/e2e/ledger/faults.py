@@ -78,6 +78,11 @@ def scale_workers(replicas: int) -> dict[str, Any]:
     return {"fleets": fleets}
 
 
+def scale_bridge(replicas: int) -> dict[str, Any]:
+    """Returns the change of the spec that gives the bridge so many members."""
+    return {"bridge": {"replicas": replicas}}
+
+
 def jump_clock(plant: Plant) -> None:
     """A device's clock is wrong: first a little ahead, which is taken; then far ahead, which is refused; then right."""
     now = time.time_ns() // 1_000_000

@@ -2,7 +2,7 @@
 
 import pytest
 from e2e.ledger import faults
-from e2e.ledger.faults import scale, scale_workers
+from e2e.ledger.faults import scale, scale_bridge, scale_workers
 from e2e.ledger.plant import Fault, Plant
 
 FAULTS: dict[str, Fault] = {
@@ -19,6 +19,7 @@ FAULTS: dict[str, Fault] = {
     "Kafka frozen, 20 s": faults.freeze("kafka"),
     "clock jump of one device": faults.jump_clock,
     "reconnect storm of 2,000 MQTT clients": faults.storm(),
+    "bridge scaled 1 → 3 → 1": scale(scale_bridge(3), scale_bridge(1)),
     "workers scaled 1 → 3 → 1": scale(scale_workers(3), scale_workers(1)),
     "rolling restart of everything": faults.restart_everything,
 }
