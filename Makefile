@@ -57,6 +57,7 @@ test-e2e: bootstrap ## Whole pipelines on a kind cluster
 	@$(DEV) cluster up
 	@$(DEV) operator
 	@uv run pytest tests/e2e --ignore=tests/e2e/ledger
+	@uv run pytest tests/e2e/ledger
 
 .PHONY: reliability
 reliability: bootstrap ## Deal every fault to a pipeline under load, and write docs/reliability.md (SOAK_SECONDS=600)

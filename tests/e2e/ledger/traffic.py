@@ -69,7 +69,6 @@ class Traffic:
     def _drive(self, driven: Driven) -> None:
         due = time.monotonic()
         while not self._stopped.is_set():
-            driven.device.pump()
             now = time.monotonic()
             if not self._running.is_set():
                 due = now
