@@ -50,6 +50,8 @@ class KafkaTopics:
 
     def __init__(self) -> None:
         self._kept: dict[tuple[str, str], list[Topic]] = {}
+        # A client that goes while its last answer is being delivered takes the process with it: they stay.
+        self._clients: dict[tuple[str, str], AdminClient] = {}
 
     async def keep(self, names: Names, topics: list[Topic], *, password: str, incarnation: str) -> int:
         """Creates what is missing; returns how many topics it created. `incarnation` changes with the cluster. Raises
@@ -57,22 +59,27 @@ class KafkaTopics:
         key = (f"{names.namespace}/{names.pipeline}", incarnation)
         if self._kept.get(key) == topics:
             return 0
-        created = await asyncio.to_thread(_create_missing, names, topics, password)
+        created = await asyncio.to_thread(_create_missing, self._client(names, password), topics)
         self._kept[key] = topics
         return created
 
+    def _client(self, names: Names, password: str) -> AdminClient:
+        key = (f"{names.host('kafka')}:{KAFKA_PORT}", password)
+        if key not in self._clients:
+            self._clients[key] = AdminClient(
+                {
+                    "bootstrap.servers": key[0],
+                    "security.protocol": "SASL_PLAINTEXT",
+                    "sasl.mechanism": "PLAIN",
+                    "sasl.username": "admin",
+                    "sasl.password": password,
+                    "log_level": 0,
+                }
+            )
+        return self._clients[key]
 
-def _create_missing(names: Names, topics: list[Topic], password: str) -> int:
-    client = AdminClient(
-        {
-            "bootstrap.servers": f"{names.host('kafka')}:{KAFKA_PORT}",
-            "security.protocol": "SASL_PLAINTEXT",
-            "sasl.mechanism": "PLAIN",
-            "sasl.username": "admin",
-            "sasl.password": password,
-            "log_level": 0,
-        }
-    )
+
+def _create_missing(client: AdminClient, topics: list[Topic]) -> int:
     try:
         known = client.list_topics(timeout=TIMEOUT_SECONDS).topics
         missing = [topic for topic in topics if topic.name not in known]
