@@ -228,6 +228,20 @@ def test_poison_of_each_kind_is_dead_lettered_and_the_good_goes_on(
     assert sink.process.stop() == 0
 
 
+def test_dead_letters_of_large_messages_are_written_however_many_wait(
+    kafka: str, topics: Topics, store: Store, part: Make
+) -> None:
+    connection, database = store
+    letter = {
+        "source": "mqtt:t", "fleet": "f", "receivedTime": START, "payload": "A" * 1_400_000, "reason": "TooLarge",
+        "message": "1 MB",
+    }  # fmt: skip
+    send(kafka, [(topics.dead_letter, json.dumps(letter).encode())] * 60)
+    sink = SinkPart(part, kafka, topics, connection)
+    until(lambda: database["dead_letters"].count_documents({}) == 60, what="all dead letters")
+    assert sink.process.stop() == 0
+
+
 def send(kafka: str, records: list[tuple[str, bytes]]) -> None:
     from confluent_kafka import Producer
 

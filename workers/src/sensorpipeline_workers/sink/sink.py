@@ -56,6 +56,8 @@ class Sink:
                 "auto.offset.reset": "earliest",
                 # Waiting for MongoDB is no reason to lose the partitions; liveness is watched by Kubernetes.
                 "max.poll.interval.ms": DAY_MILLISECONDS,
+                # The partitions of a sink that was killed are free for the next one after this long.
+                "session.timeout.ms": 10_000,
                 "fetch.message.max.bytes": 4 * 1024 * 1024,
                 "fetch.max.bytes": 8 * 1024 * 1024,
                 "queued.max.messages.kbytes": 16 * 1024,

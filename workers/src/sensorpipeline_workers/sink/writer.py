@@ -205,11 +205,11 @@ class Writer:
         for upsert in upserts:
             collections.setdefault(upsert.collection, []).append(upsert)
         for collection, group in collections.items():
-            for start in range(0, len(group), MAXIMUM_UPSERTS):
-                poison = self._upsert(collection, group[start : start + MAXIMUM_UPSERTS])
+            for part in _parts(group):
+                poison = self._upsert(collection, part)
                 outcome.refused[""] += len(poison)
-                if poison:
-                    self._upsert("dead_letters", poison)
+                for letters in _parts(poison):
+                    self._upsert("dead_letters", letters)
 
     def _upsert(self, collection: str, group: list[Upsert]) -> list[Upsert]:
         """Writes documents by their `_id`; returns the dead letters of those that MongoDB refuses."""
@@ -257,6 +257,21 @@ def _chunks(readings: Readings) -> Iterator[Readings]:
                 chunk, documents, size = {}, 0, 0
     if chunk:
         yield chunk
+
+
+def _parts(upserts: list[Upsert]) -> Iterator[list[Upsert]]:
+    """Splits upserts into parts that one command can hold: dead letters may be as large as the messages were."""
+    part: list[Upsert] = []
+    size = 0
+    for upsert in upserts:
+        own = len(upsert.statement.raw)
+        if part and (len(part) >= MAXIMUM_UPSERTS or size + own > MAXIMUM_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(upsert)
+        size += own
+    if part:
+        yield part
 
 
 def _raise_transient(errors: list[dict[str, Any]]) -> None:
