@@ -1,7 +1,4 @@
-"""The CEL rules of the definition, evaluated: what they refuse and what they let through.
-
-The API server has the last word (tests/e2e); here a rule that says the opposite of its message is seen within a second.
-"""
+"""The CEL rules of windows and thresholds, evaluated on good and bad ones with the API server's defaults."""
 
 from typing import Any
 
@@ -10,72 +7,79 @@ import pytest
 from sensorpipeline_api.schema import build_crd
 
 SPEC = build_crd()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
-FLEET = SPEC["properties"]["fleets"]["items"]
+FLEET = SPEC["properties"]["fleets"]["items"]["properties"]
+WINDOW, THRESHOLD = FLEET["windows"]["items"], FLEET["thresholds"]["items"]
 
 
-def with_defaults(value: Any, schema: dict[str, Any]) -> Any:
-    """Fills in defaults as the API server does."""
-    if isinstance(value, dict):
-        out = dict(value)
-        for name, child in schema.get("properties", {}).items():
-            if name not in out and "default" in child:
-                out[name] = child["default"]
-            if name in out:
-                out[name] = with_defaults(out[name], child)
-        return out
-    if isinstance(value, list):
-        return [with_defaults(item, schema["items"]) for item in value]
-    return value
-
-
-def broken(value: Any, schema: dict[str, Any]) -> list[str]:
-    """Returns the messages of the rules that a value breaks, itself and what is in it."""
-    out = []
+def refusals(schema: dict[str, Any], item: dict[str, Any]) -> list[str]:
+    """Returns the messages of the rules that an item breaks."""
+    defaults = {name: child["default"] for name, child in schema["properties"].items() if "default" in child}
+    subject = celpy.json_to_cel(defaults | item)
     environment = celpy.Environment()
-    for rule in schema.get("x-kubernetes-validations", []):
-        if "oldSelf" in rule["rule"]:
-            continue
+    found = []
+    for rule in schema["x-kubernetes-validations"]:
         program = environment.program(environment.compile(rule["rule"]))
-        if not program.evaluate({"self": celpy.json_to_cel(value)}):
-            out.append(rule["message"])
-    if isinstance(value, dict):
-        for name, child in schema.get("properties", {}).items():
-            out += broken(value[name], child) if name in value else []
-    if isinstance(value, list):
-        out += [message for item in value for message in broken(item, schema["items"])]
-    return out
+        if not program.evaluate({"self": subject}):
+            found.append(rule["message"])
+    return found
 
 
-def fleet(**changes: Any) -> dict[str, Any]:
-    return {"name": "f", "topic": "f/{device}/m", "metrics": [{"name": "m"}]} | changes
+def window(**fields: Any) -> dict[str, Any]:
+    return {"name": "W", "metric": "m", "function": "Sum"} | fields
 
 
-TWO = [{"name": "m"}, {"name": "n"}]
-SPARKPLUG = "spBv1.0/plant/DDATA/node/{device}"
-CASES: list[tuple[dict[str, Any], str | None]] = [
-    (fleet(), None),
-    (fleet(payload={"format": "Csv"}), "payload.columns must be set"),
-    (fleet(payload={"columns": ["ts"]}), "payload.columns must be set"),
-    (fleet(payload={"format": "Csv", "columns": ["ts", "value"]}), None),
-    (fleet(payload={"format": "Csv", "columns": ["value"]}), "payload.columns must hold timeField"),
-    (fleet(payload={"format": "Csv", "columns": ["value"], "timeUnit": "ReceiveTime"}), None),
-    (fleet(payload={"format": "Csv", "columns": ["ts", "v"]}), "metrics[].field must be one of payload.columns"),
-    (fleet(payload={"format": "Number"}), "payload.timeUnit must be ReceiveTime"),
-    (fleet(payload={"format": "Number", "timeUnit": "ReceiveTime"}), None),
-    (fleet(payload={"format": "Number", "timeUnit": "ReceiveTime"}, metrics=TWO), "needs one metric"),
-    (fleet(payload={"format": "Number", "timeUnit": "ReceiveTime"}, metrics=TWO, topic="f/{device}/{metric}"), None),
-    (fleet(payload={"format": "SparkplugB"}), "topic must be spBv1.0"),
-    (fleet(payload={"format": "SparkplugB"}, topic=SPARKPLUG), None),
-    (fleet(payload={"format": "SparkplugB"}, topic="spBv1.0/plant/NDATA/{device}"), None),
-    (fleet(payload={"format": "SparkplugB"}, topic="spBv1.0/plant/DBIRTH/node/{device}"), "topic must be spBv1.0"),
-    (fleet(payload={"format": "SparkplugB", "timeUnit": "Seconds"}, topic=SPARKPLUG), "timeUnit must be Milliseconds"),
+GOOD_WINDOWS = [
+    window(periodSeconds=60),
+    window(periodSeconds=60, slideSeconds=60),
+    window(periodSeconds=640, slideSeconds=10),
+    window(gapSeconds=60),
+    window(calendar="Day", timeZone="Europe/Athens"),
+    window(periodSeconds=60, function="Quantile", quantile="0.9"),
+    window(periodSeconds=60, function="Availability", expectedEverySeconds=10),
+    window(periodSeconds=60, function="Rate", resetPolicy="Reset"),
+    window(periodSeconds=60, emit="Updates", emitSeconds=5),
+    window(periodSeconds=3600, source="Minute"),
 ]
 
 
-@pytest.mark.parametrize(("value", "message"), CASES)
-def test_a_fleet_is_refused_by_the_rule_that_names_what_must_be(value: dict[str, Any], message: str | None) -> None:
-    found = broken(with_defaults(value, FLEET), FLEET)
-    if message is None:
-        assert found == []
-    else:
-        assert any(message in text for text in found), found
+@pytest.mark.parametrize("good", GOOD_WINDOWS, ids=str)
+def test_a_good_window_breaks_no_rule(good: dict[str, Any]) -> None:
+    assert refusals(WINDOW, good) == []
+
+
+BAD_WINDOWS = [
+    (window(), "exactly one of periodSeconds, gapSeconds and calendar"),
+    (window(periodSeconds=60, gapSeconds=60), "exactly one of periodSeconds, gapSeconds and calendar"),
+    (window(gapSeconds=60, slideSeconds=10), "slideSeconds must go with periodSeconds"),
+    (window(periodSeconds=60, slideSeconds=61), "less than or equal to periodSeconds"),
+    (window(periodSeconds=65, slideSeconds=1), "at least a 64th of periodSeconds"),
+    (window(periodSeconds=60, timeZone="Europe/Athens"), "timeZone must go with calendar"),
+    (window(periodSeconds=60, function="Quantile"), "quantile must be set"),
+    (window(periodSeconds=60, quantile="0.5"), "quantile must be set"),
+    (window(periodSeconds=60, function="Availability"), "expectedEverySeconds must be set"),
+    (window(gapSeconds=60, function="Difference"), "function must not be Difference or Availability with gapSeconds"),
+    (window(periodSeconds=60, slideSeconds=6, function="Difference"), "must not be Difference with slideSeconds"),
+    (window(periodSeconds=60, resetPolicy="Reset"), "resetPolicy must be Negative"),
+    (window(periodSeconds=60, emit="Updates"), "emitSeconds must be set"),
+    (window(periodSeconds=60, emitSeconds=5), "emitSeconds must be set"),
+    (window(gapSeconds=60, source="Minute"), "source must go with periodSeconds or calendar"),
+    (window(periodSeconds=60, source="Minute", allowedLatenessSeconds=5), "allowedLatenessSeconds must be 0"),
+    (window(periodSeconds=60, source="W"), "source must name another window"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD_WINDOWS, ids=str)
+def test_a_bad_window_breaks_the_rule_that_says_so(bad: dict[str, Any], message: str) -> None:
+    (found,) = refusals(WINDOW, bad)
+    assert message in found
+
+
+def test_thresholds_have_one_condition_and_silence_goes_alone() -> None:
+    threshold = {"name": "T", "metric": "m"}
+    for condition in ("above", "below", "risingFasterThan", "fallingFasterThan"):
+        assert refusals(THRESHOLD, threshold | {condition: "5", "clear": "1", "forSeconds": 9}) == []
+    assert refusals(THRESHOLD, threshold | {"silentForSeconds": 60}) == []
+    for bad in ({}, {"above": "5", "silentForSeconds": 60}, {"above": "5", "below": "1"}):
+        assert "exactly one of above" in refusals(THRESHOLD, threshold | bad)[0]
+    (found,) = refusals(THRESHOLD, threshold | {"silentForSeconds": 60, "forSeconds": 5})
+    assert "must not be set with silentForSeconds" in found

@@ -4,9 +4,10 @@ What is compared is what a consumer ends up with: of each window the highest rev
 revisions; windows with count 0 were taken back. How often a test runs is the profile's affair (tests/conftest.py).
 """
 
+from pathlib import Path
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sensorpipeline_api.records import Aggregate, Alert
 from sensorpipeline_workers.engine.plan import MetricPlan
@@ -103,3 +104,10 @@ def test_with_enough_lateness_the_order_does_not_matter(
     out = run(plan, split(shuffled, sizes), state)
     out += close_idle(plan, state, device="d", now=NOW + plan.idle)
     check(spec, out, entries(sorted(rows)), closed=True)
+
+
+def test_the_properties_are_tried_on_ten_thousand_examples() -> None:
+    """In the profile of continuous integration, over the property tests of the engine."""
+    here = Path(__file__).parent
+    count = sum(path.read_text().count("\n@given(") for path in here.glob("test_*_properties.py"))
+    assert count * settings.get_profile("thorough").max_examples >= 10_000

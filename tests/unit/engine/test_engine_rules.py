@@ -10,8 +10,8 @@ from e2e.recompute import compute
 from sensorpipeline_api.records import Aggregate, Alert, Late
 from sensorpipeline_api.spec import Fleet
 from sensorpipeline_workers.engine.plan import compile_metric
-from sensorpipeline_workers.engine.series import close_idle, process
-from sensorpipeline_workers.engine.state import SeriesState, StateVersionError, decode, encode
+from sensorpipeline_workers.engine.series import close_idle, is_expired, next_check, process, retire
+from sensorpipeline_workers.engine.state import FAR, SeriesState, StateVersionError, decode, encode
 
 NOW = 1_700_000_000_000
 
@@ -162,6 +162,42 @@ def test_a_threshold_below_is_the_mirror_image() -> None:
 def test_an_old_reading_does_not_change_an_alert() -> None:
     series = Series(threshold(above="80"))
     assert states(series.send((10, 90), (5, 0))) == [("Firing", 10)]
+
+
+def test_a_rise_is_judged_per_second_between_two_readings() -> None:
+    series = Series(threshold(risingFasterThan="2", clear="0.5"))
+    found = series.send((0, 0), (10, 20), (11, 23), (12, 24), (20, 28))
+    assert [(e.state, e.time, e.value) for e in found] == [("Firing", 11_000, 3.0), ("Resolved", 20_000, 0.5)]
+
+
+def test_a_fall_is_the_mirror_image_of_a_rise() -> None:
+    series = Series(threshold(fallingFasterThan="2", clear="0.5"))
+    found = series.send((0, 30), (10, 10), (11, 7), (12, 6), (20, 2))
+    assert [(e.state, e.time, e.value) for e in found] == [("Firing", 11_000, -3.0), ("Resolved", 20_000, -0.5)]
+
+
+def test_silence_raises_an_alert_once_and_any_reading_clears_it() -> None:
+    series = Series(threshold(silentForSeconds=60))
+    series.send((10, 1), (20, 1))
+    assert next_check(series.plan, series.state) == NOW + 60_000
+    assert close_idle(series.plan, series.state, device="d", now=NOW + 59_999) == []
+    (alert,) = close_idle(series.plan, series.state, device="d", now=NOW + 60_000)
+    assert (alert.state, alert.time, alert.value) == ("Firing", 20_000, 60.0)
+    series.state = decode(series.plan, encode(series.plan, series.state))
+    assert close_idle(series.plan, series.state, device="d", now=NOW + 90_000) == []
+    assert next_check(series.plan, series.state) == FAR
+    assert states(series.send((15, 1))) == [("Resolved", 20)], "an old reading shows that the device lives, too"
+
+
+def test_a_retired_series_closes_its_windows_and_resolves_its_alerts() -> None:
+    spec = fleet(thresholds=[{"name": "T", "metric": "m", "above": "5"}], idleSeconds=60, seriesTtlSeconds=100)
+    series = Series(spec)
+    series.send((10, 9))
+    assert not is_expired(series.plan, series.state, now=NOW + 99_999)
+    assert is_expired(series.plan, series.state, now=NOW + 100_000)
+    found = retire(series.plan, series.state, device="d")
+    assert values(found) == [(0, 9, 0)]
+    assert states(found) == [("Resolved", 10)]
 
 
 def test_state_survives_its_binary_form() -> None:

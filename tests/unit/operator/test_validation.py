@@ -38,6 +38,8 @@ def derived(expression: str) -> list[dict[str, str]]:
 
 
 HOURLY = {"name": "Hour", "metric": "m", "function": "Sum", "periodSeconds": 3600}
+DAY = {"name": "Day", "metric": "m", "function": "Sum"}
+SESSION = {"name": "Session", "metric": "m", "function": "Sum", "gapSeconds": 60}
 
 CYCLE = [{"name": name, "expression": expression} for name, expression in
          [("Above", "A + 1"), ("A", 'B + Day["a1"]'), ("B", "C * 2"), ("C", "A + Day.a1")]]  # fmt: skip
@@ -66,6 +68,36 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"derivedMetrics": CYCLE}, "derivedMetrics[1].expression", "must not depend on itself: A needs B needs C needs A"),
     ({"fleets": [fleet(), fleet("b", windows=[HOURLY])], "derivedMetrics": CHAINED}, "derivedMetrics[0].expression",
      "different length"),
+    ({"fleets": [fleet(windows=[DAY | {"calendar": "Day", "timeZone": "Europe/Atlantis"}])]},
+     "fleets[0].windows[0].timeZone", "Europe/Atlantis"),
+    ({"fleets": [fleet(windows=[HOURLY | {"function": "Quantile", "quantile": "1.5"}])]},
+     "fleets[0].windows[0].quantile", "between 0 and 1"),
+    ({"fleets": [fleet(windows=[HOURLY | {"periodSeconds": 864000, "function": "Availability",
+                                          "expectedEverySeconds": 60}])]},
+     "fleets[0].windows[0].expectedEverySeconds", "at least 87"),
+    ({"fleets": [fleet(windows=[HOURLY | {"source": "Minute"}])]}, "fleets[0].windows[0].source", "one of Hour"),
+    ({"fleets": [fleet(windows=[HOURLY | {"source": "Two"}, HOURLY | {"name": "Two", "source": "Hour"}])]},
+     "fleets[0].windows[0].source", "Hour reads Two reads Hour"),
+    ({"fleets": [fleet(windows=[HOURLY, HOURLY | {"name": "Odd", "periodSeconds": 5400, "source": "Hour"}])]},
+     "fleets[0].windows[1].periodSeconds", "windows of Hour (3600 s)"),
+    ({"fleets": [fleet(windows=[HOURLY, HOURLY | {"name": "Max", "function": "Maximum", "source": "Hour"}])]},
+     "fleets[0].windows[1].function", "must be Sum"),
+    ({"fleets": [fleet(windows=[SESSION, HOURLY | {"source": "Session"}])]},
+     "fleets[0].windows[1].source", "without gapSeconds"),
+    ({"fleets": [fleet(windows=[HOURLY, DAY | {"calendar": "Day", "timeZone": "Asia/Kathmandu", "source": "Hour"}])]},
+     "fleets[0].windows[1].calendar", "windows of Hour"),
+    ({"fleets": [fleet(metrics=[{"name": "m"}, {"name": "n"}],
+                       windows=[HOURLY, HOURLY | {"name": "Day", "metric": "n", "source": "Hour"}])]},
+     "fleets[0].windows[1].source", "same metric"),
+    ({"fleets": [fleet(windows=[HOURLY | {"function": "Difference"},
+                                HOURLY | {"name": "Day", "function": "Difference", "resetPolicy": "Reset",
+                                          "source": "Hour"}])]},
+     "fleets[0].windows[1].resetPolicy", "Negative as in Hour"),
+    ({"fleets": [fleet(seriesTtlSeconds=80000)]}, "fleets[0].seriesTtlSeconds", "at least 86400"),
+    ({"fleets": [fleet(windows=[SESSION])], "derivedMetrics": derived('Session["a1"]')},
+     "derivedMetrics[0].expression", "without gapSeconds"),
+    ({"fleets": [fleet(thresholds=[{"name": "T", "metric": "m", "risingFasterThan": "5", "clear": "6"}])]},
+     "fleets[0].thresholds[0].clear", "less than or equal to risingFasterThan"),
     ({"simulation": simulated(name="a9")}, "simulation.devices[0].name", "devices of a"),
     ({"fleets": [fleet(topic="spBv1.0/g/DDATA/n/{device}", payload={"format": "SparkplugB"})],
       "simulation": simulated()}, "simulation.devices[0].fleet", "SparkplugB"),
@@ -86,3 +118,17 @@ def test_a_spec_that_cannot_work_is_refused(spec: dict[str, Any], field: str, pa
     assert error.value.field == f"spec.{field}"
     assert part in str(error.value)
     assert error.value.reason.isalnum()
+
+
+def test_rollups_that_fit_are_accepted() -> None:
+    hours = HOURLY | {"allowedLatenessSeconds": 3600}
+    zone = {"calendar": "Day", "timeZone": "Europe/Athens"}
+    windows = [
+        DAY | zone | {"name": "Day", "source": "Hour"},
+        DAY | zone | {"name": "Month", "calendar": "Month", "source": "Day"},
+        hours | {"name": "Week", "periodSeconds": 604800, "source": "Hour", "allowedLatenessSeconds": 0},
+        hours | {"name": "Readings", "function": "Count", "source": "Hour", "allowedLatenessSeconds": 0},
+        hours | {"name": "Average", "function": "Mean", "source": "Hour", "allowedLatenessSeconds": 0},
+        hours,
+    ]
+    check(fleets=[fleet(windows=windows)])

@@ -80,6 +80,7 @@ class ThresholdPlan:
 class MetricPlan:
     """What is computed from each series of one metric. `horizon` is how far back, from the newest reading (of the
     partition, with the fleet's clock), a window can still accept a reading; duplicates are recognised within it.
+    `plain` says that a reading in order concerns the panes alone: no thresholds, no sessions, not the fleet's clock.
     Rollups stand after the windows they read."""
 
     fleet: str
@@ -92,6 +93,7 @@ class MetricPlan:
     ttl: int
     fleet_clock: bool
     watches_silence: bool
+    plain: bool
 
 
 def compile_metric(fleet: Fleet, metric: str) -> MetricPlan:
@@ -110,6 +112,11 @@ def compile_metric(fleet: Fleet, metric: str) -> MetricPlan:
         horizon=max(reach, default=0),
         ttl=fleet.series_ttl_seconds * 1000,
         fleet_clock=fleet.lateness.clock is Clock.FLEET,
+        plain=not (
+            fleet.lateness.clock is Clock.FLEET
+            or any(window.kind is Kind.SESSION for window in windows)
+            or any(threshold.metric == metric for threshold in fleet.thresholds)
+        ),
         watches_silence=any(
             threshold.silent_for_seconds is not None for threshold in fleet.thresholds if threshold.metric == metric
         ),

@@ -1,0 +1,229 @@
+"""Each kind of window and each function, one example at a time. Times are in seconds here, the engine's are in ms."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pytest
+from sensorpipeline_api.records import Aggregate, Late
+from sensorpipeline_api.spec import Fleet
+from sensorpipeline_workers.engine.calendars import CalendarBounds
+from sensorpipeline_workers.engine.plan import compile_metric
+from sensorpipeline_workers.engine.series import close_idle, process
+from sensorpipeline_workers.engine.state import SeriesState, decode, encode
+
+NOW = 1_700_000_000_000
+HOUR = 3600
+
+
+class Series:
+    """A series that is fed one reading at a time."""
+
+    def __init__(self, *windows: dict[str, Any], **extra: Any) -> None:
+        spec = {"name": "f", "topic": "f/{device}/m", "metrics": [{"name": "m"}]} | extra
+        filled = [{"name": "W", "metric": "m", "function": "Sum"} | window for window in windows]
+        self.plan = compile_metric(Fleet.model_validate(spec | {"windows": filled}), "m")
+        self.state = SeriesState(self.plan)
+
+    def send(self, *readings: tuple[float, float]) -> list[Any]:
+        times, values = [round(time * 1000) for time, _ in readings], [float(value) for _, value in readings]
+        return process(self.plan, self.state, device="d", times=times, values=values, now=NOW)
+
+
+def results(emissions: list[Any], window: str = "W") -> list[tuple[int, int, float, int, int]]:
+    """Returns (start in s, end in s, value, count, revision) of each aggregate of a window."""
+    return [
+        (e.start // 1000, e.end // 1000, e.value, e.count, e.revision)
+        for e in emissions
+        if isinstance(e, Aggregate) and e.window == window
+    ]
+
+
+def test_a_hopping_window_begins_every_slide_and_counts_a_reading_in_each_that_holds_it() -> None:
+    series = Series({"periodSeconds": 30, "slideSeconds": 10})
+    found = results(series.send((5, 1), (15, 2), (25, 4), (35, 8)))
+    assert found == [(-20, 10, 1, 1, 0), (-10, 20, 3, 2, 0), (0, 30, 7, 3, 0)]
+
+
+def test_a_reading_that_some_hopping_windows_refuse_is_listed_once_and_counts_in_the_others() -> None:
+    series = Series({"periodSeconds": 30, "slideSeconds": 10})
+    series.send((45, 1))
+    (late,) = [e for e in series.send((22, 2)) if isinstance(e, Late)]
+    assert late.late_by_seconds == 15, "the first window that holds it, [0, 30), refused it"
+    assert results(series.send((90, 0)))[0] == (20, 50, 3, 2, 0)
+
+
+def test_a_session_ends_a_gap_after_its_last_reading() -> None:
+    series = Series({"gapSeconds": 10})
+    assert results(series.send((0, 1), (9, 2), (18, 4), (27.999, 8))) == []
+    assert results(series.send((38, 16))) == [(0, 37, 15, 4, 0)]
+
+
+def test_a_late_reading_joins_two_sessions_and_the_second_is_taken_back() -> None:
+    series = Series({"gapSeconds": 10, "allowedLatenessSeconds": 100})
+    assert results(series.send((0, 1), (15, 2), (60, 0))) == [(0, 10, 1, 1, 0), (15, 25, 2, 1, 0)]
+    assert results(series.send((8, 4))) == [(15, 25, 0, 0, 1), (0, 25, 7, 3, 1)]
+
+
+def test_a_late_reading_before_a_session_moves_its_start() -> None:
+    series = Series({"gapSeconds": 10, "allowedLatenessSeconds": 100})
+    assert results(series.send((15, 2), (60, 0))) == [(15, 25, 2, 1, 0)]
+    assert results(series.send((8, 4))) == [(15, 25, 0, 0, 1), (8, 25, 6, 2, 0)]
+
+
+def test_a_final_session_that_goes_on_is_emitted_as_not_final() -> None:
+    series = Series({"gapSeconds": 10, "allowedLatenessSeconds": 100}, outOfOrdernessSeconds=0)
+    assert results(series.send((0, 1), (12, 2))) == [(0, 10, 1, 1, 0)]
+    found = series.send((5, 4))
+    assert results(found) == [(12, 22, 0, 0, 0), (0, 22, 7, 3, 1)]
+    assert [e.final for e in found] == [True, False]
+    assert results(series.send((40, 0))) == [(0, 22, 7, 3, 2)]
+
+
+@pytest.mark.parametrize(("date", "hours"), [("2024-03-31", 23), ("2024-10-27", 25), ("2024-07-01", 24)])
+def test_a_day_of_a_time_zone_has_the_hours_it_has_there(date: str, hours: int) -> None:
+    zone = ZoneInfo("Europe/Athens")
+    midnight = datetime.fromisoformat(date).replace(tzinfo=zone)
+    begin, end = midnight.timestamp(), (midnight + timedelta(days=1)).timestamp()
+    series = Series({"calendar": "Day", "timeZone": "Europe/Athens", "function": "Count"})
+    found = results(series.send(*[(begin + hour * HOUR, 1) for hour in range(hours)], (end, 1)))
+    assert found == [(begin, end, hours, hours, 0)]
+    assert end - begin == hours * HOUR
+
+
+def test_a_month_of_a_time_zone_begins_on_its_first() -> None:
+    bounds = CalendarBounds("Month", "Europe/Athens")
+    time = round(datetime(2024, 2, 29, 22, 30, tzinfo=UTC).timestamp() * 1000)
+    start, end = (datetime.fromtimestamp(moment / 1000, ZoneInfo("Europe/Athens")) for moment in bounds(time))
+    assert (start.isoformat(), end.isoformat()) == ("2024-03-01T00:00:00+02:00", "2024-04-01T00:00:00+03:00")
+
+
+@pytest.mark.parametrize(
+    "zone", ["Europe/Athens", "America/St_Johns", "Pacific/Apia", "Africa/Cairo", "Asia/Kathmandu"]
+)
+@pytest.mark.parametrize("unit", ["Day", "Month"])
+def test_calendar_windows_leave_no_gap_and_do_not_overlap(unit: str, zone: str) -> None:
+    bounds = CalendarBounds(unit, zone)
+    time, last = 0, 0
+    for _ in range(2000):
+        start, end = bounds(time)
+        assert start <= time < end
+        assert last in (0, start)
+        assert bounds(end - 1) == (start, end)
+        time = last = end
+
+
+FUNCTIONS = [
+    ({"function": "Rate"}, [(10, 5), (20, 25), (60, 30)], 0.5),
+    ({"function": "Rate", "resetPolicy": "Reset"}, [(10, 5), (20, 25), (60, 30), (80, 10)], 0.5),
+    ({"function": "StandardDeviation"}, [(1, 2), (2, 4), (3, 4), (4, 4), (5, 5), (6, 5), (7, 7), (8, 9)], 2),
+    ({"function": "TimeWeightedMean"}, [(0, 10), (50, 0), (75, 40)], 15),
+    ({"function": "Availability", "expectedEverySeconds": 20}, [(5, 1), (6, 1), (45, 1), (99, 1)], 0.6),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("window", "readings", "expected"), FUNCTIONS)
+@pytest.mark.parametrize("held_back", [0, 200])
+def test_functions_in_order_and_out_of_order(
+    window: dict[str, Any], readings: list[tuple[float, float]], expected: float, held_back: int
+) -> None:
+    series = Series({"periodSeconds": 100} | window, outOfOrdernessSeconds=held_back)
+    found = series.send(*(readings[::-1] if held_back else readings), (100 + held_back, 0))
+    assert results(found)[0][2] == pytest.approx(expected)
+
+
+def test_a_rate_needs_two_readings() -> None:
+    series = Series({"periodSeconds": 100, "function": "Rate"})
+    assert results(series.send((5, 1), (100, 0))) == []
+
+
+def test_a_counter_that_starts_anew_goes_on_from_zero() -> None:
+    window = {"periodSeconds": 100, "function": "Difference", "allowedLatenessSeconds": 1000}
+    readings = [(50, 90), (120, 100), (150, 7), (180, 12), (200, 0)]
+    plain, counter = Series(window), Series(window | {"resetPolicy": "Reset"})
+    assert results(plain.send(*readings)) == [(100, 200, 12 - 90, 3, 0)]
+    assert results(counter.send(*readings)) == [(100, 200, 10 + 7 + 5, 3, 0)]
+    assert results(counter.send((60, 95))) == [(100, 200, 5 + 7 + 5, 3, 1)], "the window before ends higher"
+
+
+@pytest.mark.parametrize("quantile", ["0", "0.5", "0.95", "1"])
+def test_a_quantile_is_within_one_percent_for_values_of_both_signs(quantile: str) -> None:
+    values = [(-1) ** n * 1.07**n for n in range(201)]
+    series = Series({"periodSeconds": 1000, "function": "Quantile", "quantile": quantile})
+    found = results(series.send(*enumerate(values), (1000, 0)))
+    exact = sorted(values)[int(float(quantile) * 200)]
+    assert found[0][2] == pytest.approx(exact, rel=0.01)
+
+
+def test_updates_are_emitted_at_most_once_per_interval_and_only_when_something_changed() -> None:
+    series = Series({"periodSeconds": 100, "emit": "Updates", "emitSeconds": 20})
+    found = series.send((1, 1), (10, 1), (19, 1), (20, 1), (39, 1), (45, 1))
+    assert [(e.value, e.final, e.revision) for e in found] == [(4, False, 0), (6, False, 1)]
+    assert [(e.value, e.final) for e in series.send((100, 9))] == [(6, True), (9, False)]
+
+
+def rollup(function: str = "Sum", **extra: Any) -> Series:
+    hour = {"name": "Hour", "periodSeconds": HOUR, "function": function, "allowedLatenessSeconds": 2 * 86400} | extra
+    day = {"name": "Day", "periodSeconds": 24 * HOUR, "function": function, "source": "Hour"}
+    return Series(day, hour)
+
+
+def test_a_rollup_holds_what_its_source_accepted_and_is_revised_with_it() -> None:
+    series = rollup()
+    found = series.send(*[(number * 600, 1) for number in range(145)])
+    assert results(found, "Day") == [(0, 86400, 144, 144, 0)]
+    assert len(results(found, "Hour")) == 24
+    found = series.send((601, 10))
+    assert results(found, "Hour") == [(0, HOUR, 16, 7, 1)]
+    assert results(found, "Day") == [(0, 86400, 154, 145, 1)]
+    assert series.send((601, 10)) == []
+
+
+def test_a_reading_that_the_source_refuses_is_late_once_and_not_in_the_rollup() -> None:
+    series = rollup(allowedLatenessSeconds=0)
+    found = series.send((10, 1), (2 * HOUR, 1), (20, 5), (86400, 0))
+    assert [e.window for e in found if isinstance(e, Late)] == ["Hour"]
+    assert results(found, "Day") == [(0, 86400, 2, 2, 0)]
+
+
+def test_a_rollup_touches_no_raw_reading_while_its_source_is_open() -> None:
+    series = rollup()
+    series.send(*[(number, 1) for number in range(3000)])
+    assert [len(window.panes) for window in series.state.windows if window.plan.name == "Day"] == [0]
+
+
+def test_a_silent_rollup_closes_with_its_source_and_goes_on() -> None:
+    series = rollup()
+    series.send((10, 1))
+    found = close_idle(series.plan, series.state, device="d", now=NOW + 3_600_000)
+    assert results(found, "Hour") + results(found, "Day") == [(0, HOUR, 1, 1, 0), (0, 86400, 1, 1, 0)]
+    assert results(series.send((20, 2), (7200, 4), (86400, 0)), "Day") == [(0, 86400, 7, 3, 1)]
+
+
+def test_a_changed_window_begins_anew_and_the_others_go_on() -> None:
+    kept = {"name": "Kept", "periodSeconds": 100}
+    before = Series(kept, {"periodSeconds": 100})
+    before.send((10, 1))
+    after = Series({"periodSeconds": 100, "function": "Mean"}, kept)
+    after.state = decode(after.plan, encode(before.plan, before.state))
+    found = after.send((20, 3), (100, 0))
+    assert results(found, "Kept") == [(0, 100, 4, 2, 0)]
+    assert results(found) == [(0, 100, 3, 1, 0)]
+
+
+SIZES = [
+    ("Sum", {}, 60), ("Maximum", {}, 50), ("Last", {}, 75), ("StandardDeviation", {}, 60), ("Count", {}, 45),
+    ("Availability", {"expectedEverySeconds": 900}, 65),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("function", "extra", "most"), SIZES)
+def test_a_live_window_costs_few_bytes(function: str, extra: dict[str, Any], most: int) -> None:
+    day = {"periodSeconds": 86400, "function": function, "allowedLatenessSeconds": 20 * 86400} | extra
+    one, many = Series(day), Series(day)
+    one.send(*[(1.5e9 + number * 900, number / 7) for number in range(96)])
+    many.send(*[(1.5e9 + number * 900, number / 7) for number in range(96 * 21)])
+    panes = len(many.state.windows[0].panes) - len(one.state.windows[0].panes)
+    assert panes >= 19
+    size = len(encode(many.plan, many.state)) - len(encode(one.plan, one.state))
+    assert size / panes <= most
