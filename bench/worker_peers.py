@@ -97,6 +97,7 @@ class Ours(Peer):
         fleet = Fleet.model_validate({
             "name": "f", "topic": f"f/{{device}}/{work.METRIC}", "partitions": work.PARTITIONS, "windows": windows,
             "metrics": [{"name": work.METRIC, "minimum": "0", "maximum": "100"}],
+            "lateness": {"clock": run.workload.clock},
             "thresholds": [{"name": "High", "metric": work.METRIC, "above": "99.95", "clear": "90"}],
         })  # fmt: skip
         topics = Topics(
@@ -152,7 +153,7 @@ class Quixstreams(Peer):
         return [
             str(self._environment / "bin" / "python"), "-W", "ignore", str(HERE / "quixstreams_day_windows.py"),
             run.server, run.application, run.source, run.target, str(run.readings), run.periods,
-            str(run.path / "state"),
+            str(run.path / "state"), "partition" if run.workload.clock == "Fleet" else "key",
         ]  # fmt: skip
 
 

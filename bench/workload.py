@@ -22,12 +22,15 @@ METRIC = "energy"
 
 @dataclass(frozen=True)
 class Workload:
-    """One variant. `late` is the share of readings that come 30 hours after their time; `windows` are periods in ms."""
+    """One variant. `late` is the share of readings that come `delay` steps after their time; `windows` are periods in
+    ms; `clock` is the one by which lateness is judged: `Series` or `Fleet` (per partition, as other engines do)."""
 
     name: str
     devices: int
     windows: tuple[int, ...] = (DAY,)
     late: float = 0.0
+    delay: int = LATE_STEPS
+    clock: str = "Series"
 
 
 WORKLOADS = (
@@ -36,6 +39,8 @@ WORKLOADS = (
     Workload("5 windows", devices=200, windows=(DAY, DAY // 2, DAY // 4, DAY // 8, DAY // 24)),
     Workload("5 % late", devices=200, late=0.05),
 )
+FLEET_CLOCK = Workload("fleet clock", devices=200, late=0.05, delay=250, clock="Fleet")
+"""Of the late readings about a third is in time, and the others are refused."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +59,21 @@ def make_readings(workload: Workload, total: int) -> Readings:
     generator = np.random.default_rng(7)
     hundredths = generator.integers(0, 10_000, len(step))
     late = generator.random(len(step)) < workload.late
-    order = np.lexsort((device, step + LATE_STEPS * late))
+    order = np.lexsort((device, step + workload.delay * late))
     return Readings(device[order], START + STEP * step[order], hundredths[order])
+
+
+def refuse_late(workload: Workload, readings: Readings, *, period: int, lateness: int) -> Readings:
+    """Returns the readings without those that come too late by the workload's clock. By the clock of its series none
+    does: no delay there is beyond the lateness."""
+    if workload.clock == "Series":
+        return readings
+    clock = readings.time.copy()
+    for partition in range(PARTITIONS):
+        mine = readings.device % PARTITIONS == partition
+        clock[mine] = np.maximum.accumulate(readings.time[mine])
+    kept = clock < readings.time // period * period + period + lateness
+    return Readings(readings.device[kept], readings.time[kept], readings.hundredths[kept])
 
 
 def compute_sums(readings: Readings, period: int) -> dict[tuple[str, int], tuple[float, int]]:

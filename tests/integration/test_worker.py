@@ -1,15 +1,22 @@
 """Workers are killed, stopped, frozen and moved while readings flow: the results are those of the recompute."""
 
+import base64
+import json
 import random
 import signal
 import subprocess
+import sys
 import time
 import urllib.request
 from collections import Counter
 from pathlib import Path
 
-from integration.conftest import consume, run_kafka, until
-from integration.fleet_of_workers import fleet_of_workers, make_disorderly
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import NewTopic
+from e2e.recompute import recompute
+from integration.conftest import ROOT, consume, run_kafka, until
+from integration.fleet_of_workers import PARTITIONS, fleet_of_workers, make_disorderly, make_fleet
 
 SEED = 20
 SESSION_SECONDS = 10
@@ -110,3 +117,59 @@ def test_a_worker_waits_for_a_kafka_that_stands_still_with_its_memory_bounded(tm
 def _healthy(port: int) -> bool:
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
         return bool(answer.status == 200)
+
+
+def test_a_worker_goes_on_with_the_states_that_version_1_has_written(kafka: str, tmp_path: Path) -> None:
+    """The sample is the state as of offset 41; its readings before, and those after, are those of the unit test."""
+    functions = ["Sum", "Mean", "Minimum", "Maximum", "Count", "First", "Last", "Difference"]
+    windows = [{"name": name, "metric": "m", "function": name, "periodSeconds": 100, "allowedLatenessSeconds": 300}
+               for name in functions]  # fmt: skip
+    fleet = make_fleet(windows=windows, outOfOrdernessSeconds=5, thresholds=[
+        {"name": "High", "metric": "m", "above": "8", "clear": "3"},
+        {"name": "Held", "metric": "m", "below": "4", "forSeconds": 60},
+    ])  # fmt: skip
+    before = [(t * 1000, t * 7 % 11 + 0.1) for t in range(0, 750, 10)]
+    before[20:20] = [(55_000, 2.5), (20_000, 9.0)]
+    before[60:60] = [(333_000, -4.25)]
+    after = [(740_000, 1.0), (755_000, 0.5), (391_000, 3.5), (701_500, 2.25), (471_500, 9.0), (830_000, 1.0),
+             (420_500, 7.0), (905_000, 2.0), (1_300_000, 0.0)]  # fmt: skip
+    sample = Path(__file__).parents[1] / "unit" / "engine" / "samples" / "series-v1.base64"
+    with fleet_of_workers(kafka, tmp_path, fleet) as workers:
+        state = NewTopic(workers.changelog, PARTITIONS, 1, config={"cleanup.policy": "compact"})
+        workers.admin.create_topics([state])[workers.changelog].result()
+        producer = Producer({"bootstrap.servers": kafka})
+        producer.produce(workers.changelog, base64.b64decode(sample.read_text()), key="0|d|m", partition=0)
+        for _ in range(42):
+            producer.produce(workers.source, b"[]", partition=0)
+        texts = [json.dumps([{"device": "d", "metric": "m", "time": t, "value": v}]) for t, v in after]
+        for text in texts:
+            producer.produce(workers.source, text, partition=0)
+        assert producer.flush(30) == 0
+        workers.start()
+        workers.wait_until_done()
+        rows = [{"fleet": "f", "device": "d", "metric": "m", "time": t, "value": v} for t, v in before + after]
+        expected = recompute({"fleets": [fleet.model_dump(by_alias=True, mode="json")]}, rows)
+        wanted = {(r.window, int(r.start)): (r.value, int(r[5])) for r in expected.aggregates.itertuples()}
+        found: dict[tuple[str, int], tuple[float, int]] = {}
+        for item in consume(kafka, workers.topics.aggregates):
+            found[item["window"], item["start"]] = item["value"], item["count"]
+        assert len(found) >= 8 * 4
+        assert found == {key: (pytest.approx(wanted[key][0]), wanted[key][1]) for key in found}
+        assert all(key in found for key in wanted if key[1] >= 700_000)
+        late = {(item["window"], item["time"]) for item in consume(kafka, workers.topics.late)}
+        new = {time_ms for time_ms, _ in after}
+        assert late == {(r.window, int(r.time)) for r in expected.late.itertuples() if int(r.time) in new}
+
+
+def test_kafka_streams_and_quixstreams_come_to_the_same_results() -> None:
+    """The benchmark compares the results of each engine with the same sums, window by window, and fails if one differs.
+    By the fleet's clock all refuse the same readings, too."""
+    command = [sys.executable, "-m", "bench.worker", "--readings", "60000", "--workloads",
+               "day windows;5 % late;fleet clock", "--no-recovery", "--no-page"]  # fmt: skip
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    lines = [line for line in ended.stdout.splitlines() if "results agree" in line]
+    assert [sum(engine in line for line in lines) for engine in ("sensorpipeline", "Kafka Streams", "quixstreams")] == [
+        3, 3, 3,
+    ]  # fmt: skip
+    assert all(int(line.split(" results agree")[0].split()[-1]) >= 200 for line in lines), lines
