@@ -98,6 +98,11 @@ uv:
 bench-engine: uv ## Measure the pure engine on one core, and write docs/performance.md
 	@uv run python -m bench.engine
 
+.PHONY: bench-ingest
+bench-ingest: bootstrap ## Ingest beside a plain C subscriber and Telegraf: messages per second, CPU, latency, memory
+	@$(DEV) components
+	@PYTHONPATH=tests:. uv run python -m bench.ingest
+
 .PHONY: bench-cluster
 bench-cluster: bootstrap ## Throughput of a whole pipeline on the kind cluster, from publication to storage
 	@$(DEV) cluster up

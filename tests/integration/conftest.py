@@ -208,6 +208,12 @@ class Part:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process is not None
+        return self._process.pid
+
+    @property
     def ready(self) -> bool:
         """Whether the part says that it does its work."""
         try:

@@ -17,7 +17,7 @@ from typing import Any
 
 import mqtt5
 import pytest
-from integration.conftest import IMAGES, Part, consume, container, free_port, until
+from integration.conftest import IMAGES, Part, consume, container, free_port, listens, until
 from sensorpipeline_api.configuration import BridgeConfiguration, KafkaConnection, MqttConnection, Topics
 from sensorpipeline_api.spec import Fleet, SensorPipelineSpec
 from sensorpipeline_operator.components.context import Context, Images
@@ -92,7 +92,7 @@ class Broker:
         for variable in self._container["env"]:
             options += ["-e", f"{variable['name']}={variable['value']}"]
         with container(IMAGES["mosquitto"], *self._container["command"], options=tuple(options)) as name:
-            until(lambda: socket.create_connection(("127.0.0.1", self.port), 1).close() is None, what="Mosquitto")
+            until(lambda: listens(self.port), what="Mosquitto")
             yield name
 
 

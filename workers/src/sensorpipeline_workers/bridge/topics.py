@@ -59,21 +59,21 @@ def _match(template: str, topic: str) -> dict[str, str] | None:
 
 class TopicTable(Generic[Route]):
     """Finds what is to be done with a topic's messages; remembers a bounded number of topics, since devices repeat
-    themselves. `make` is called for the origin of each new topic."""
+    themselves. `make` is called for the origin of each new topic; `known` holds what was found before."""
 
     def __init__(self, fleets: list[Fleet], make: Callable[[Origin], Route], *, maximum: int = 100_000) -> None:
         self._fleets = fleets
         self._make = make
-        self._known: dict[str, Route] = {}
+        self.known: dict[str, Route] = {}
         self._maximum = maximum
 
     def find(self, topic: str) -> Route | None:
         """Returns the route of a topic, or None when no fleet's template fits."""
-        route = self._known.get(topic)
+        route = self.known.get(topic)
         if route is None:
             origin = next((o for fleet in self._fleets if (o := parse_topic(fleet, topic))), None)
             if origin is not None:
-                if len(self._known) >= self._maximum:
-                    self._known.clear()
-                self._known[topic] = route = self._make(origin)
+                if len(self.known) >= self._maximum:
+                    self.known.clear()
+                self.known[topic] = route = self._make(origin)
         return route

@@ -35,11 +35,21 @@ def compile_json(origin: Origin) -> Decode:
 
     def decode(payload: bytes, now: int) -> Decoded:
         try:
-            return (take_many if payload[:1] == b"[" else take)(payload, now), _WHOLE
-        except (msgspec.MsgspecError, ValueError, AttributeError, TypeError, RecursionError, OverflowError):
+            return take(payload, now), _WHOLE
+        except _NOT_AS_IT_SHOULD_BE:
+            if payload[:1] != b"[":
+                return long.decode(payload, now)
+        try:
+            return take_many(payload, now), _WHOLE
+        except _NOT_AS_IT_SHOULD_BE:
             return long.decode(payload, now)
 
     return decode
+
+
+_NOT_AS_IT_SHOULD_BE = (
+    msgspec.MsgspecError, ValueError, AttributeError, TypeError, RecursionError, OverflowError,
+)  # fmt: skip
 
 
 class LongWay:
@@ -169,14 +179,13 @@ def compile_short(origin: Origin, metrics: list[Metric]) -> tuple[_Take, _Take] 
             raise ValueError
         return out
 
-    if len(targets) > 1 or unit is not TimeUnit.MILLISECONDS:
+    if len(targets) > 1 or unit is not TimeUnit.MILLISECONDS or "." in "".join(fields):
         return (lambda payload, now: readings(one(payload), now)), take_many
-    [(metric, get_value, low, high)] = targets
+    [(metric, _, low, high)] = targets
 
     def take_one(payload: bytes, now: int) -> list[Reading]:
-        body = one(payload)
-        time = get_time(body)
-        value = get_value(body)
+        body: Any = one(payload)  # its members in the order of `fields`: the value and the time
+        time, value = body.f1, body.f0
         if low <= value <= high and 0 <= time <= now + ahead:
             return [Reading(device, metric, time, value)]
         raise ValueError
