@@ -21,7 +21,7 @@ from integration.conftest import IMAGES, Part, consume, container, free_port, li
 from sensorpipeline_api.configuration import BridgeConfiguration, KafkaConnection, MqttConnection, Topics
 from sensorpipeline_api.spec import Fleet, SensorPipelineSpec
 from sensorpipeline_operator.components.context import Context, Images
-from sensorpipeline_operator.components.mosquitto import build_mosquitto, guard_client_id
+from sensorpipeline_operator.components.mosquitto import build_mosquitto, guard
 from sensorpipeline_operator.components.objects import names
 from sensorpipeline_operator.components.secrets import Passwords
 
@@ -60,7 +60,7 @@ class Broker:
         )  # fmt: skip
         passwords = Passwords(context)
         self.secrets = {"p-mqtt-users": passwords.mqtt, "p-devices-f": passwords.devices.get("f", {})}
-        self.guard, self.fleet = guard_client_id(names(context)), spec.fleets[0]
+        self.guard, self.fleet = guard(names(context)), spec.fleets[0]
         for manifest in build_mosquitto(context, passwords):
             if manifest["kind"] == "ConfigMap":
                 for name, text in manifest["data"].items():
@@ -100,14 +100,22 @@ class Client:
     """A device that waits for each answer, and says what it was."""
 
     def __init__(
-        self, port: int, user: str, password: str, tls: ssl.SSLContext | None = None, identity: str | None = None
+        self,
+        port: int,
+        user: str,
+        password: str,
+        tls: ssl.SSLContext | None = None,
+        identity: str | None = None,
+        clean_start: bool = True,
     ) -> None:
         self._socket = socket.create_connection(("127.0.0.1", port), 5)
         open_clients.append(self)
         if tls is not None:
             self._socket = tls.wrap_socket(self._socket, server_hostname="localhost")
         self._buffer = b""
-        packet = mqtt5.ConnectPacket(identity or user, username=user, password=password.encode(), clean_start=True)
+        packet = mqtt5.ConnectPacket(
+            identity or user, username=user, password=password.encode(), clean_start=clean_start
+        )
         self._socket.sendall(packet.write())
         self.code = self._answer().reason_code
         self._ids = itertools.cycle(range(1, 60000))
@@ -131,6 +139,13 @@ class Client:
             raise ConnectionError(f"the broker answered {answer}")
         return answer.reason_code
 
+    def receive(self) -> bytes:
+        """Returns the payload of the next message, and does not acknowledge it."""
+        packet = self._answer()
+        if not isinstance(packet, mqtt5.PublishPacket):
+            raise ConnectionError(f"the broker sent {packet}")
+        return packet.payload
+
     def close(self) -> None:
         self._socket.close()
 
@@ -150,7 +165,7 @@ def bridge_of(broker: Broker, kafka: str, topics: Topics, directory: Path, **ext
     mqtt = MqttConnection(host="127.0.0.1", port=broker.port, username="bridge", password_file=str(password))
     return BridgeConfiguration(
         pipeline="p", mqtt=mqtt, metrics_port=free_port(), kafka=KafkaConnection(bootstrap_servers=[kafka]),
-        topics=topics, fleets=[broker.fleet], share_name="p.bridge", guard_client_id=broker.guard, **extra,
+        topics=topics, fleets=[broker.fleet], share_name="p.bridge", guard=broker.guard, **extra,
     )  # fmt: skip
 
 
@@ -203,6 +218,21 @@ def test_a_broker_that_starts_again_drops_nothing_while_the_bridge_is_not_back_y
             until(lambda: stored(kafka, topics) >= expected, what="all readings")
             subprocess.run(["docker", "kill", "-s", "KILL" if turn else "TERM", name], check=True, capture_output=True)
     assert stored(kafka, topics) == expected
+
+
+def test_of_what_waits_a_killed_broker_loses_what_came_in_the_last_seconds_at_most(tmp_path: Path) -> None:
+    broker = Broker(tmp_path / "broker")
+    with broker.running() as name:
+        device = Client(broker.port, "d1", broker.password("d1"))
+        for number in range(20):
+            assert device.publish("f/d1/m", body(number)) == mqtt5.PubAckReasonCode.SUCCESS
+        time.sleep(4)
+        subprocess.run(["docker", "kill", "-s", "KILL", name], check=True, capture_output=True)
+    with broker.running():
+        keeper = Client(
+            broker.port, "bridge", broker.password("bridge"), identity=f"{broker.guard}-1", clean_start=False
+        )
+        assert [json.loads(keeper.receive())["ts"] for _ in range(20)] == list(range(20))
 
 
 def test_a_changed_password_is_asked_for_at_once_and_the_connections_of_others_go_on(tmp_path: Path) -> None:

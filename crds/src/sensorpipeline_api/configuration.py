@@ -20,6 +20,8 @@ changed with them would roll every pod when a fleet is scaled."""
 
 CONFIGURATION_PATH = "/etc/sensorpipeline/configuration.json"
 CONFIGURATION_VARIABLE = "SENSORPIPELINE_CONFIGURATION"
+GUARD_TOPIC = "sensorpipeline/guard"
+"""Where a managed broker says, retained, the number of its last guard."""
 DERIVED_PATH = "/derived"
 """Where derive serves the state of its metrics, a JSON list of DerivedMetricStatus, on its metrics port."""
 
@@ -96,7 +98,10 @@ class BridgeConfiguration(Configuration):
     batch_maximum_milliseconds: int = 20
     replicas: int = Field(1, description="Members of the group; sessions of members beyond them are adopted.")
     member_domain: str | None = Field(None, description="Domain in which a member's pod has a name while it exists.")
-    guard_client_id: str | None = Field(None, description="Session that a broker holds from its start, to be emptied.")
+    guard: str | None = Field(
+        None,
+        description="What the client ids of the broker's guards begin with: sessions that it holds from its starts.",
+    )
     adoption_seconds: int = Field(60, description="How often the first member looks for sessions to adopt.")
 
 

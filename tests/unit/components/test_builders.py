@@ -150,7 +150,7 @@ def test_a_device_may_write_its_own_topic_and_nothing_else() -> None:
     text = access_list(subject, Passwords(subject))
     users = {block.splitlines()[0].split()[1]: block.splitlines()[1:] for block in text.split("\n\n") if block.strip()}
     assert users["HVAC1"] == ["topic write building/HVAC1/energy"]
-    assert users["bridge"] == [f"topic read building/+/{what}" for what in
+    assert users["bridge"] == ["topic read sensorpipeline/guard"] + [f"topic read building/+/{what}" for what in
                                ("temperature", "energy", "water", "motion", "total")]  # fmt: skip
     assert "topic readwrite" not in text
 

@@ -10,7 +10,7 @@ from sensorpipeline_operator.components.connections import (
     topics,
 )
 from sensorpipeline_operator.components.context import Context, Manifest
-from sensorpipeline_operator.components.mosquitto import guard_client_id
+from sensorpipeline_operator.components.mosquitto import guard
 from sensorpipeline_operator.components.objects import (
     Pod,
     config_map,
@@ -37,7 +37,7 @@ def build_bridge(context: Context, passwords: Passwords) -> list[Manifest]:
         share_name=made.application("bridge"),
         batch_maximum_readings=spec.batch_maximum_readings,
         batch_maximum_milliseconds=spec.batch_maximum_milliseconds,
-        guard_client_id=guard_client_id(made) if context.spec.mqtt.mosquitto is not None else None,
+        guard=guard(made) if context.spec.mqtt.mosquitto is not None else None,
         replicas=spec.replicas,
         member_domain=made.host("metrics"),
     )

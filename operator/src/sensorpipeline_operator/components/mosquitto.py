@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
+from sensorpipeline_api.configuration import GUARD_TOPIC
 from sensorpipeline_api.spec import Fleet, IssuerReference, Mosquitto, ServerTls
 
 from sensorpipeline_operator.components.context import Context, Manifest
@@ -32,8 +33,10 @@ NO_USER = "none"
 CONFIGURATION = {
     "persistence": "true",
     "persistence_location": "/mosquitto/data/",
-    # What was acknowledged since the last write to disk is lost if the broker is killed: write it often.
-    "autosave_interval": "5",
+    # What was acknowledged since the database was last written is lost if the broker is killed (docs/decisions/0022).
+    # It is written after so many changes, and by mosquitto.sh every two seconds while it is small.
+    "autosave_on_changes": "true",
+    "autosave_interval": "1000",
     # The defaults drop messages beyond 1000 per session; here the volume is the bound, not a number of messages.
     "max_queued_messages": "0",
     "max_inflight_messages": "0",
@@ -67,7 +70,7 @@ def users(passwords: Passwords) -> dict[str, str]:
 
 def access_list(context: Context, passwords: Passwords) -> str:
     """Returns Mosquitto's access control list; whoever is not in it may do nothing."""
-    allowed: dict[str, list[str]] = {MQTT_BRIDGE: []}
+    allowed: dict[str, list[str]] = {MQTT_BRIDGE: [f"topic read {GUARD_TOPIC}"]}
     for fleet in context.spec.fleets:
         allowed[MQTT_BRIDGE] += [f"topic read {pattern}" for pattern in topic_patterns(fleet, "+")]
         for key in passwords.devices[fleet.name]:
@@ -77,8 +80,9 @@ def access_list(context: Context, passwords: Passwords) -> str:
     return "\n".join(f"user {user}\n" + "\n".join(lines) + "\n" for user, lines in sorted(allowed.items()))
 
 
-def guard_client_id(made: Names) -> str:
-    """Returns the client id of the session that keeps messages from the broker's start until the bridge subscribes."""
+def guard(made: Names) -> str:
+    """Returns what the client ids begin with of the sessions that keep messages from a start of the broker until the
+    bridge subscribes; their number follows."""
     return f"{made.child('bridge')}-guard"
 
 
@@ -125,7 +129,8 @@ def build_mosquitto(context: Context, passwords: Passwords) -> list[Manifest]:
         "image": context.images.mosquitto,
         "command": ["/bin/sh", "/mosquitto/config/start.sh"],
         "env": [
-            {"name": "GUARD_CLIENT_ID", "value": guard_client_id(made)},
+            {"name": "GUARD", "value": guard(made)},
+            {"name": "GUARD_TOPIC", "value": GUARD_TOPIC},
             {"name": "GUARD_USER", "value": MQTT_BRIDGE if asks_for_credentials(context) else NO_USER},
         ],
         "ports": [{"name": n, "containerPort": p, "protocol": "TCP"} for n, p in _listeners(spec).items()],

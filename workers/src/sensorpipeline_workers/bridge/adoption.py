@@ -5,9 +5,9 @@ keeps giving the session its share of the messages. When the group has become sm
 sessions beyond it over, one after another, by their client ids: it ends the subscription, so that the queue grows no
 more, carries the queue to Kafka, and ends the session. Members whose pods still exist are left alone.
 
-The guard is a session of another kind: a managed broker makes it at each start, subscribed to everything, and it keeps
-what devices send before the bridge has subscribed. The bridge ends its subscriptions; here its queue is emptied. It is
-never ended, since the broker may have started again by then, and may need it.
+Guards are sessions of another kind: a managed broker makes one at each start, subscribed to everything, and it keeps
+what devices send before the bridge has subscribed. The bridge ends their subscriptions; here they are emptied and
+ended, the oldest first, so that those which are left are the last ones.
 """
 
 import logging
@@ -45,16 +45,16 @@ class Adoption:
         self._load = load
         self._stop = threading.Event()
         self._wake = threading.Event()
-        self._guard_waits = False
+        self._guards: list[str] = []
 
     def stop(self) -> None:
         """Asks to end; a session that is not empty stays as it is."""
         self._stop.set()
         self._wake.set()
 
-    def empty_guard(self) -> None:
-        """Asks to empty the guard, which has no subscriptions any more, now."""
-        self._guard_waits = True
+    def empty_guards(self, client_ids: list[str]) -> None:
+        """Asks to empty and end guards, which have no subscriptions any more, now."""
+        self._guards = client_ids
         self._wake.set()
 
     def run(self) -> None:
@@ -72,24 +72,24 @@ class Adoption:
             self._wake.wait(seconds)
 
     def _look(self, configuration: BridgeConfiguration) -> None:
-        if self._guard_waits and configuration.guard_client_id is not None:
-            self._adopt(configuration.guard_client_id, configuration, end_session=False)
-            self._guard_waits = False
+        guards = self._guards
+        while guards:
+            self._adopt(guards[0], configuration)
+            del guards[0]
         for ordinal in range(configuration.replicas, MAXIMUM_MEMBERS):
             client_id = f"{self._group}-{ordinal}"
             if not self._stop.is_set() and not _exists(client_id, configuration.member_domain):
-                self._adopt(client_id, configuration, end_session=True)
+                self._adopt(client_id, configuration)
 
-    def _adopt(self, client_id: str, configuration: BridgeConfiguration, *, end_session: bool) -> None:
+    def _adopt(self, client_id: str, configuration: BridgeConfiguration) -> None:
         with Connection(configuration.mqtt, client_id=client_id, receive_maximum=RECEIVE_MAXIMUM) as connection:
             if connection.session_present:
                 log.info("adopting the session of %s", client_id)
-                if end_session:
-                    connection.unsubscribe(subscriptions(configuration.fleets, configuration.share_name))
+                connection.unsubscribe(subscriptions(configuration.fleets, configuration.share_name))
                 carrier = Carrier(configuration, self._partitions, self._counters, self._give_up_if_stopped)
                 self._empty(carrier, connection)
                 log.info("the session of %s is empty", client_id)
-            connection.disconnect(end_session=end_session)
+            connection.disconnect(end_session=True)
 
     def _empty(self, carrier: Carrier, connection: Connection) -> None:
         """Carries the session's messages until the broker, asked after the last acknowledgement, has no more."""

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from sensorpipeline_api.configuration import BridgeConfiguration
+from sensorpipeline_api.configuration import GUARD_TOPIC, BridgeConfiguration
 
 from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError
 from sensorpipeline_workers.bridge.connection import Connection, ConnectionLostError
@@ -21,17 +21,17 @@ RETRY_SECONDS = 1.0
 
 class Bridge:
     """Carries messages from the broker to Kafka. `partitions` is the number of partitions of each readings topic.
-    `guard_released` is called when the guard (see adoption.py) has no subscriptions any more; left out, another member
-    sees to the guard."""
+    `guards_released` is called with the client ids of guards (see adoption.py) that have no subscriptions any more, the
+    oldest first; left out, another member sees to them."""
 
     def __init__(
         self, configuration: BridgeConfiguration, partitions: dict[str, int], counters: Counters, health: Health,
-        guard_released: Callable[[], None] | None = None,
+        guards_released: Callable[[list[str]], None] | None = None,
     ) -> None:  # fmt: skip
         self._configuration = configuration
         self._health = health
         self._carrier = Carrier(configuration, partitions, counters, self._wait)
-        self._guard_released = guard_released
+        self._guards_released = guards_released
         self._stopping_since: float | None = None
 
     def stop(self) -> None:
@@ -50,7 +50,7 @@ class Bridge:
                     self._configuration.mqtt, client_id=client_id, receive_maximum=RECEIVE_MAXIMUM
                 ) as connection:
                     connection.subscribe(filters)
-                    self._release_guard(connection)
+                    self._release_guards(connection)
                     self._health.set_ready()
                     self._carry(connection)
                     self._drain(connection)
@@ -60,19 +60,34 @@ class Bridge:
                 self._retry(f"Kafka: {error}")
         self._carrier.close(max(1.0, self._drain_seconds()))
 
-    def _release_guard(self, connection: Connection) -> None:
-        """Ends the subscriptions of the guard, now that ours exist. The guard may be that of a broker that has started
-        since we subscribed; a sign of life on our connection says that it is not."""
-        guard_client_id = self._configuration.guard_client_id
-        if self._guard_released is None or guard_client_id is None:
+    def _release_guards(self, connection: Connection) -> None:
+        """Ends the subscriptions of the broker's guards, now that ours exist. A sign of life on our connection says
+        that the broker has not started again since we subscribed; should it do so now, it has a new guard."""
+        guard = self._configuration.guard
+        if self._guards_released is None or guard is None:
             return
+        number = self._last_guard(f"{guard}-reader")
+        connection.await_pong()
         filters = [topic_filter(t) for fleet in self._configuration.fleets for t in fleet.topic_templates]
-        with Connection(self._configuration.mqtt, client_id=guard_client_id, receive_maximum=1) as guard:
-            connection.await_pong()
-            if guard.session_present:
-                guard.unsubscribe(filters)
-            guard.disconnect()
-        self._guard_released()
+        found: list[str] = []
+        for client_id in (f"{guard}-{n}" for n in range(number, 0, -1)):
+            with Connection(self._configuration.mqtt, client_id=client_id, receive_maximum=1) as session:
+                if session.session_present:
+                    session.unsubscribe(filters)
+                session.disconnect(end_session=not session.session_present)
+                if not session.session_present:
+                    break
+            found.insert(0, client_id)
+        self._guards_released(found)
+
+    def _last_guard(self, client_id: str) -> int:
+        """Returns the number of the broker's last guard, 0 when it has none."""
+        with Connection(self._configuration.mqtt, client_id=client_id, receive_maximum=1) as reader:
+            reader.subscribe([GUARD_TOPIC])
+            reader.await_pong()
+            payloads = [packet.payload for packet in reader.receive(0)]
+            reader.disconnect(end_session=True)
+        return max((int(payload) for payload in payloads if payload.isdigit()), default=0)
 
     def _retry(self, what: str) -> None:
         """Waits a little before the broker is asked to send again what was not acknowledged."""

@@ -36,7 +36,7 @@ def run() -> None:
     counters = Counters()
     adoption = Adoption(group, partitions, counters)
     first = ordinal == "0"
-    bridge = Bridge(configuration, partitions, counters, health, adoption.empty_guard if first else None)
+    bridge = Bridge(configuration, partitions, counters, health, adoption.empty_guards if first else None)
     signal.signal(signal.SIGTERM, lambda *_: bridge.stop())
     signal.signal(signal.SIGINT, lambda *_: bridge.stop())
     if first:
