@@ -46,6 +46,8 @@ offsets.topic.num.partitions=4
 group.initial.rebalance.delay.ms=100
 message.max.bytes=4194304
 auto.create.topics.enable=false
+log.retention.check.interval.ms=500
+log.segment.delete.delay.ms=500
 EOF
 export CLASSPATH='/opt/kafka/libs/*'
 java -Xmx128m kafka.tools.StorageTool format --cluster-id 4L6g3nShT-eMCtK--X86sw --config /tmp/server.properties

@@ -154,7 +154,7 @@ def make_topics(kafka: str) -> Topics:
 @contextmanager
 def running(
     kafka: str, mongodb: str, part: Make, directory: Path, *, topics: Topics | None = None, tokens: bool = True,
-    **limits: int,
+    suspended: bool = False, **limits: int,
 ) -> Iterator[tuple[Client, Part]]:  # fmt: skip
     """Runs a gateway of its own, ready when the context opens."""
     made = topics or make_topics(kafka)
@@ -170,6 +170,7 @@ def running(
         store=StoreConnection(uri_file=str(directory / "uri"), database=made.aggregates.split(".")[0]),
         token_file=str(directory / "token") if tokens else None, metrics_port=free_port(),
         device_tokens_directory=str(directory / "devices") if tokens else None, limits=IngestLimits(**limits),
+        ingest_suspended=suspended,
     ))  # fmt: skip
     gateway.start()
     client = Client(port, made, kafka)

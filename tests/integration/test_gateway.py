@@ -152,6 +152,18 @@ def test_limits_are_named_and_what_is_too_large_is_kept_in_part(
         assert is_problem(huge, 413)["reason"] == "TooLarge"
 
 
+def test_while_ingest_is_suspended_clients_are_asked_to_come_again_and_queries_are_answered(
+    kafka: str, mongodb: str, part: Make, tmp_path: Path
+) -> None:
+    with running(kafka, mongodb, part, tmp_path, suspended=True) as (client, _):
+        answer = client.post(reading())
+        assert "volume is nearly full" in is_problem(answer, 503)["detail"]
+        assert int(answer.headers["Retry-After"]) > 0
+        assert client.stored() == []
+        headers = {"Authorization": f"Bearer {QUERY_TOKEN}"}
+        assert requests.get(f"{client.url}/v1/readings", headers=headers, timeout=10).status_code == 200
+
+
 def test_a_token_that_posts_too_much_is_told_when_to_come_again(
     kafka: str, mongodb: str, part: Make, tmp_path: Path
 ) -> None:

@@ -181,6 +181,7 @@ class GatewayConfiguration(Configuration):
         None, description="One directory per fleet, with one file per device with its password, or the file `_fleet`."
     )
     limits: IngestLimits = IngestLimits()
+    ingest_suspended: bool = Field(False, description="Whether posted readings are turned away: Kafka has no room.")
 
 
 class StoreUser(Model):

@@ -62,3 +62,13 @@ FieldPath = Annotated[
 def as_float(value: str) -> float:
     """Returns a `DecimalString` as the nearest float."""
     return float(Decimal(value))
+
+
+_UNITS = {"": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+
+
+def as_bytes(value: str) -> int:
+    """Returns a `Quantity` of storage as a number of bytes."""
+    number = value.rstrip("".join(_UNITS) + "m")
+    unit = value[len(number) :]
+    return int(Decimal(number) / 1000) if unit == "m" else int(Decimal(number) * _UNITS[unit])

@@ -13,7 +13,8 @@ def main() -> None:
     """Runs until SIGTERM."""
     settings = Settings.load()
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    logging.getLogger("kopf").setLevel(logging.WARNING)
+    for library in ("kopf", "kafka"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     registry = kopf.get_default_registry()
     register(registry, settings)
     kopf.run(

@@ -26,6 +26,7 @@ from sensorpipeline_operator.errors import ApiError, InvalidSpecError, NotReadyE
 from sensorpipeline_operator.kafka_topics import Topic, compute_topics
 from sensorpipeline_operator.naming import Names, owned_selector
 from sensorpipeline_operator.status import Verdict
+from sensorpipeline_operator.storage import DELETE_ABOVE, Decision
 from sensorpipeline_operator.validation import validate
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,10 @@ log = logging.getLogger(__name__)
 GROUP_VERSION = "sensorpipeline.io/v1alpha1"
 KIND = "SensorPipeline"
 HURRY_SECONDS = 3.0
+STORAGE_NEARLY_FULL = "StorageNearlyFull"
+"""The reason of KafkaReady while ingest is suspended; the status is the memory of that."""
+FILLING_SECONDS = 10.0
+"""How soon to look again at a Kafka volume that is more than half full."""
 
 
 class ClusterPort(Protocol):
@@ -51,6 +56,12 @@ class TopicsPort(Protocol):
     """What a visit needs of Kafka; see kafka_topics.py."""
 
     async def keep(self, names: Names, topics: list[Topic], *, password: str, incarnation: str) -> int: ...
+
+
+class StoragePort(Protocol):
+    """Who looks after Kafka's volumes; see kafka_storage.py."""
+
+    async def keep(self, names: Names, spec: SensorPipelineSpec, *, password: str, suspended: bool) -> Decision: ...
 
 
 @dataclass
@@ -84,6 +95,7 @@ class Reconciler:
 
     cluster: ClusterPort
     topics: TopicsPort
+    storage: StoragePort
     images: Images
     entropy: Callable[[], str] = lambda: secrets.token_hex(20)
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
@@ -123,15 +135,17 @@ class Reconciler:
         known = await self.cluster.read_secrets(namespace, referenced_secrets(spec), selector)
         context = Context(
             name=name, namespace=namespace, uid=meta["uid"], spec=spec, derived=derived, images=self.images,
-            secrets=known, entropy=self.entropy,
+            secrets=known, entropy=self.entropy, ingest_suspended=_suspended(pipeline),
         )  # fmt: skip
         desired = [own(manifest, pipeline) for manifest in build_all(context)]
         current = await self._apply(desired, existing, outcome)
         await self._prune(desired, existing, meta["uid"], outcome)
         pods = await self.cluster.list_pods(namespace, selector)
         verdicts = {kind: status.judge(kind, current, pods) for kind in status.COMPONENTS}
-        passwords = _admin_password(desired)
-        await self._keep_topics(Names(namespace=namespace, pipeline=name), spec, passwords, current, verdicts, outcome)
+        password = _admin_password(desired)
+        made = Names(namespace=namespace, pipeline=name)
+        await self._keep_topics(made, spec, password, current, verdicts, outcome)
+        await self._keep_storage(made, spec, password, verdicts, outcome, suspended=context.ingest_suspended)
         verdicts[ConditionType.ACCEPTED] = Verdict("True", "Accepted", "The spec is accepted.")
         message = f"{len(desired)} objects are as the spec describes them."
         verdicts[ConditionType.RECONCILED] = Verdict("True", "Reconciled", message)
@@ -196,6 +210,27 @@ class Reconciler:
             return
         if created:
             outcome.notices.append(Notice("Normal", "TopicsCreated", f"Created {created} Kafka topics."))
+
+    async def _keep_storage(
+        self, names: Names, spec: SensorPipelineSpec, password: str | None, verdicts: dict[ConditionType, Verdict],
+        outcome: Outcome, *, suspended: bool,
+    ) -> None:  # fmt: skip
+        """Keeps Kafka's volumes from filling. That ingest is to be suspended is said in the status; the next visit,
+        which comes soon, builds the pipeline so."""
+        if spec.kafka.cluster is None or password is None or verdicts[ConditionType.KAFKA_READY].status != "True":
+            return
+        try:
+            decision = await self.storage.keep(names, spec, password=password, suspended=suspended)
+        except NotReadyError as error:
+            reason = STORAGE_NEARLY_FULL if suspended else "NotAnswering"
+            verdicts[ConditionType.KAFKA_READY] = Verdict("False", reason, str(error))
+            return
+        if decision.suspend:
+            verdicts[ConditionType.KAFKA_READY] = Verdict("False", STORAGE_NEARLY_FULL, decision.message)
+        elif suspended:
+            outcome.again = 0.1
+        elif decision.share > DELETE_ABOVE:
+            outcome.again = FILLING_SECONDS
 
     async def _paused(self, pipeline: Manifest) -> dict[ConditionType, Verdict]:
         verdicts = await self._observe(pipeline)
@@ -322,6 +357,10 @@ def _admin_password(desired: list[Manifest]) -> str | None:
         if manifest["kind"] == "Secret" and status.component_of(manifest) == "kafka-users":
             return base64.b64decode(manifest["data"]["admin"]).decode()
     return None
+
+
+def _suspended(pipeline: Manifest) -> bool:
+    return bool(_condition(pipeline, "KafkaReady").get("reason") == STORAGE_NEARLY_FULL)
 
 
 def _key(item: Manifest) -> tuple[str, str, str]:

@@ -15,7 +15,7 @@ Key = tuple[str, str, int]
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A reading as a device sent it. `refused` is the reason with which it must end as a dead letter; empty for one
-    that must be stored."""
+    that must be stored. `pad` makes its message larger."""
 
     fleet: str
     device: str
@@ -23,6 +23,7 @@ class Entry:
     time: int
     value: float
     refused: str = ""
+    pad: str = ""
 
     @property
     def key(self) -> Key:

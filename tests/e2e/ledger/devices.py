@@ -57,7 +57,10 @@ class MqttDevice:
         for entry in entries:
             # Answers come in the order of publication, also for what is sent again on a new connection (MQTT 5, 4.6).
             self._sent.append(entry)
-            self._client.publish(self._topic, json.dumps({"ts": entry.time, "value": entry.value}).encode(), qos=1)
+            body: dict[str, Any] = {"ts": entry.time, "value": entry.value}
+            if entry.pad:
+                body["pad"] = entry.pad
+            self._client.publish(self._topic, json.dumps(body).encode(), qos=1)
 
     def unanswered(self) -> int:
         """Returns how many readings are not acknowledged yet."""

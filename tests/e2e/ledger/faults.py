@@ -1,20 +1,26 @@
 """The faults, each a function that deals it and comes back when it is over, recovered from or not."""
 
 import asyncio
+import base64
 import contextlib
 import json
+import os
 import time
 from typing import Any
 
 from e2e import kube
 from e2e.ledger import node, pipeline
-from e2e.ledger.book import Entry
+from e2e.ledger.book import Book, Entry
 from e2e.ledger.devices import HttpDevice, MqttDevice
 from e2e.ledger.plant import Fault, Plant
+from e2e.ledger.schedule import MAXIMUM
 from e2e.ledger.storm import Storm
+from e2e.ledger.verdict import letter
 
 KAFKA_PORT = 9092
 CUT_SECONDS = 20.0
+NEARLY_FULL = "StorageNearlyFull"
+BULK_BYTES, BULK_STEP, BULK_LIMIT = 150_000, 10, 2000
 MAXIMUM_FUTURE_MS = 300_000
 
 
@@ -98,6 +104,52 @@ def jump_clock(plant: Plant) -> None:
     device.close()
 
 
+def fill_volume(plant: Plant) -> None:
+    """MongoDB stands still, and large messages fill Kafka's volume: ingest is suspended in time, and goes on when there
+    is room again. The large messages are all found as dead letters."""
+    book = Book()
+    device = mqtt_device(plant, pipeline.BULK_FLEET, pipeline.BULK_DEVICE, book)
+    with contextlib.ExitStack() as stack:
+        for process in node.main_processes(pipeline.pods("mongodb")):
+            stack.enter_context(node.frozen(process))
+        while kafka_condition()["reason"] != NEARLY_FULL:
+            assert book.position() < BULK_LIMIT, f"{BULK_LIMIT} large messages have not filled Kafka's volume"
+            device.send([bulk_entry(book.position() + number) for number in range(BULK_STEP)])
+            kube.until(lambda: device.unanswered() == 0, what="PUBACKs of large messages", seconds=120, every=0.2)
+        assert "% full" in kafka_condition()["message"]
+        kube.until(lambda: not pipeline.pods("bridge"), what="the bridge to end", seconds=60)
+    device.close()
+    kube.until(lambda: kafka_condition()["status"] == "True", what="room in Kafka's volume", seconds=300)
+    wanted = {entry.time for entry in book.since()}
+    kube.until(lambda: bulk_letters(plant) >= wanted, what="the large messages as dead letters", seconds=120, every=5)
+
+
+def kafka_condition() -> dict[str, Any]:
+    """Returns the condition KafkaReady."""
+    return kube.condition(kube.get("sensorpipeline", pipeline.NAME, namespace=pipeline.NAMESPACE), "KafkaReady")
+
+
+def bulk_entry(number: int) -> Entry:
+    """Returns a reading that is out of range, in a message that does not compress."""
+    pad = base64.b64encode(os.urandom(BULK_BYTES * 3 // 4)).decode()
+    return Entry(pipeline.BULK_FLEET, pipeline.BULK_DEVICE, "noise", number, MAXIMUM + 1.0, "OutOfRange", pad)
+
+
+def bulk_letters(plant: Plant) -> set[int]:
+    """Returns the times of the large messages that are dead letters."""
+    times: set[int] = set()
+    cursor: dict[str, str] = {}
+    while True:
+        page = plant.quick.get("/v1/dead-letters", fleet=pipeline.BULK_FLEET, limit=20, **cursor)
+        if page.status_code != 200:
+            return set()
+        body = page.json()
+        times |= {letter(item)[0][2] for item in body["items"]}
+        if body["next"] is None:
+            return times
+        cursor = {"cursor": body["next"]}
+
+
 def storm(clients: int = 2000, rounds: int = 3) -> Fault:
     """Clients that all connect at once, publish, and are cut off, again and again."""
 
@@ -110,12 +162,12 @@ def storm(clients: int = 2000, rounds: int = 3) -> Fault:
     return deal
 
 
-def mqtt_device(plant: Plant, fleet: str, name: str) -> MqttDevice:
+def mqtt_device(plant: Plant, fleet: str, name: str, book: Book | None = None) -> MqttDevice:
     """Returns a connected device of a fleet with its own credentials."""
     metric = next(f["metrics"][0]["name"] for f in pipeline.document()["spec"]["fleets"] if f["name"] == fleet)
     password = kube.secret_value(f"{pipeline.NAME}-devices-{fleet}", name, namespace=pipeline.NAMESPACE)
     return MqttDevice(name, f"{fleet}/{name}/{metric}", address=plant.broker, credentials=(name, password),
-                      book=plant.book)  # fmt: skip
+                      book=book or plant.book)  # fmt: skip
 
 
 def http_device(plant: Plant, fleet: str, name: str) -> HttpDevice:

@@ -20,6 +20,9 @@ MQTT_DEVICES = [f"M{n}" for n in range(1, 7)]
 HTTP_DEVICES = [f"F{n}" for n in range(1, 4)]
 JUMPER = "J1"
 """The device whose clock is wrong."""
+FLEETS = ["meters", "farm", "storm"]
+BULK_FLEET, BULK_DEVICE = "bulk", "B1"
+"""A fleet whose messages are large and refused: their dead letters fill Kafka."""
 PORTS = {"mosquitto": 1883, "gateway": 8080}
 
 
@@ -45,13 +48,14 @@ def document() -> dict[str, Any]:
         "spec": {
             "deletionPolicy": "Delete",
             "mqtt": {"mosquitto": {"storageSize": "256Mi"}},
-            "kafka": {"cluster": {"storageSize": "2Gi"}},
+            "kafka": {"cluster": {"storageSize": "256Mi"}},  # small enough to be filled
             "store": {"mongodb": {"storageSize": "2Gi"}, "readingRetentionDays": 0},
             "fleets": [
                 fleet("meters", "energy", {"Minute": "Sum", "Delta": "Difference"}, partitions=4,
                       devices=[*MQTT_DEVICES, JUMPER]),
                 fleet("farm", "soil", {"Soil": "Mean"}, partitions=2, devices=HTTP_DEVICES),
                 fleet("storm", "wind", {}, partitions=2),
+                fleet(BULK_FLEET, "noise", {}, partitions=1, devices=[BULK_DEVICE]),
             ],
             "derivedMetrics": [{"name": "Plant", "expression": 'Minute["M1"] + Minute["M2"] - Soil["F1"]'}],
         },

@@ -126,7 +126,7 @@ class Plant:
         self._wait_held(position, since=since, received=received)
         differences = self._wait_windows(since)
         everything = self.book.since()
-        found = held(self.gateway, since=since, received=received)
+        found = held(self.gateway, pipeline.FLEETS, since=since, received=received)
         verdict = judge(everything[position:], found, everything=everything)
         verdict.wrong += differences
         return verdict
@@ -136,7 +136,7 @@ class Plant:
         entries = self.book.since(position)
         best, last = len(entries) + 1, time.monotonic()
         while time.monotonic() - last < SETTLE_SECONDS:
-            left = len(missing(entries, held(self.gateway, since=since, received=received)))
+            left = len(missing(entries, held(self.gateway, pipeline.FLEETS, since=since, received=received)))
             if left == 0:
                 return
             if left < best:

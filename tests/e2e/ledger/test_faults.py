@@ -19,6 +19,7 @@ FAULTS: dict[str, Fault] = {
     "Kafka frozen, 20 s": faults.freeze("kafka"),
     "clock jump of one device": faults.jump_clock,
     "reconnect storm of 2,000 MQTT clients": faults.storm(),
+    "full Kafka volume": faults.fill_volume,
     "bridge scaled 1 → 3 → 1": scale(scale_bridge(3), scale_bridge(1)),
     "workers scaled 1 → 3 → 1": scale(scale_workers(3), scale_workers(1)),
     "rolling restart of everything": faults.restart_everything,

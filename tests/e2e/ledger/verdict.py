@@ -50,15 +50,20 @@ def moment(time: int) -> str:
     return datetime.fromtimestamp(time / 1000, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def held(gateway: Gateway, *, since: int, received: int) -> Held:
-    """Returns what is stored from the event time `since` on, and dead-lettered from the clock time `received` on."""
+def held(gateway: Gateway, fleets: list[str], *, since: int, received: int) -> Held:
+    """Returns what is stored from the event time `since` on, and the dead letters of the given fleets from the clock
+    time `received` on."""
     readings: Counter[Key] = Counter()
     values: dict[Key, float] = {}
     for item in gateway.all("/v1/readings", **{"from": moment(since)}):
         key = item["device"], item["metric"], milliseconds(item["time"])
         readings[key] += 1
         values[key] = item["value"]
-    letters = dict(letter(item) for item in gateway.all("/v1/dead-letters", **{"from": moment(received)}))
+    letters = {
+        key: reason
+        for fleet in fleets
+        for key, reason in map(letter, gateway.all("/v1/dead-letters", fleet=fleet, **{"from": moment(received)}))
+    }
     return Held(readings, values, letters)
 
 

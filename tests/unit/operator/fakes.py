@@ -4,10 +4,12 @@ import base64
 import copy
 from typing import Any
 
+from sensorpipeline_api.spec import SensorPipelineSpec
 from sensorpipeline_api.status import DerivedMetricStatus
-from sensorpipeline_operator.errors import ApiError
+from sensorpipeline_operator.errors import ApiError, NotReadyError
 from sensorpipeline_operator.kafka_topics import Topic
 from sensorpipeline_operator.naming import Names
+from sensorpipeline_operator.storage import Decision
 
 Manifest = dict[str, Any]
 
@@ -129,6 +131,20 @@ class FakeDerived:
     async def read(self, address: str) -> list[DerivedMetricStatus] | None:
         self.asked.append(address)
         return self.said
+
+
+class FakeStorage:
+    """Kafka's volumes, as full as a test says."""
+
+    def __init__(self, decision: Decision | None = None) -> None:
+        self.decision = decision or Decision(0.1, False, "")
+        self.broken = self.suspended = False
+
+    async def keep(self, names: Names, spec: SensorPipelineSpec, *, password: str, suspended: bool) -> Decision:
+        self.suspended = suspended
+        if self.broken:
+            raise NotReadyError("Kafka: timed out")
+        return self.decision
 
 
 class BrokenCluster(FakeCluster):

@@ -11,7 +11,7 @@ from sensorpipeline_api.configuration import DERIVED_PATH
 from sensorpipeline_api.status import DerivedMetricStatus
 from sensorpipeline_operator.derived_states import MAXIMUM_BYTES, DerivedStates
 from sensorpipeline_operator.reconcile import Reconciler
-from unit.operator.fakes import FakeCluster, FakeDerived, FakeTopics
+from unit.operator.fakes import FakeCluster, FakeDerived, FakeStorage, FakeTopics
 from unit.operator.test_reconcile import IMAGES, counting
 
 WAITING = DerivedMetricStatus(name="AggDayRest", unit="Wh", missing_inputs=["AggDay[HVAC2]"], message="Waits.")
@@ -35,7 +35,7 @@ def cluster() -> FakeCluster:
 
 async def visit(cluster: FakeCluster, derived: FakeDerived) -> list[dict[str, Any]]:
     """Makes a visit and returns the state of the derived metrics."""
-    visitor = Reconciler(cluster, FakeTopics(), IMAGES, entropy=counting(), derived=derived)
+    visitor = Reconciler(cluster, FakeTopics(), FakeStorage(), IMAGES, entropy=counting(), derived=derived)
     await visitor.reconcile("default", "building")
     cluster.make_ready()
     await visitor.reconcile("default", "building")

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from sensorpipeline_operator.components.context import Images
-from sensorpipeline_operator.reconcile import Reconciler
-from unit.operator.fakes import BrokenCluster, Crash, FakeCluster, FakeTopics
+from sensorpipeline_operator.reconcile import FILLING_SECONDS, Reconciler
+from sensorpipeline_operator.storage import Decision
+from unit.operator.fakes import BrokenCluster, Crash, FakeCluster, FakeStorage, FakeTopics
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 IMAGES = Images(
@@ -34,8 +36,10 @@ def counting() -> Callable[[], str]:
     return entropy
 
 
-def reconciler(cluster: FakeCluster, topics: FakeTopics | None = None, entropy: Any = None) -> Reconciler:
-    return Reconciler(cluster, topics or FakeTopics(), IMAGES, entropy=entropy or counting())
+def reconciler(
+    cluster: FakeCluster, topics: FakeTopics | None = None, entropy: Any = None, storage: FakeStorage | None = None
+) -> Reconciler:
+    return Reconciler(cluster, topics or FakeTopics(), storage or FakeStorage(), IMAGES, entropy=entropy or counting())
 
 
 @pytest.fixture
@@ -217,3 +221,52 @@ async def test_a_write_that_the_api_server_refuses_is_said_in_the_status_and_tri
     assert (reconciled["status"], reconciled["reason"]) == ("False", "ApiRequestFailed")
     assert "403" in reconciled["message"]
     assert outcome.again is not None
+
+
+async def test_a_kafka_volume_that_is_nearly_full_suspends_ingest_until_there_is_room(cluster: FakeCluster) -> None:
+    def bridges() -> int:
+        return int(cluster.objects["StatefulSet", "building-bridge"]["spec"]["replicas"])
+
+    storage = FakeStorage(Decision(0.85, True, "Kafka's fullest volume is 85% full."))
+    visitor = reconciler(cluster, storage=storage)
+    await settle(cluster, visitor)
+    assert cluster.condition("KafkaReady")["reason"] == "StorageNearlyFull"
+    assert cluster.condition("Ready")["status"] == "False"
+    assert "85% full" in cluster.condition("Ready")["message"]
+    outcome = await visitor.reconcile("default", "building")
+    assert outcome.again is not None
+    assert (bridges(), storage.suspended) == (0, True)
+    gateway = json.loads(cluster.objects["ConfigMap", "building-gateway"]["data"]["configuration.json"])
+    assert gateway["ingestSuspended"] is True
+
+    storage.decision = Decision(0.6, False, "")
+    outcome = await visitor.reconcile("default", "building")
+    assert outcome.again == 0.1
+    await visitor.reconcile("default", "building")
+    assert bridges() == 1
+
+
+async def test_ingest_stays_suspended_while_kafka_does_not_answer(cluster: FakeCluster) -> None:
+    storage = FakeStorage(Decision(0.85, True, "Kafka's fullest volume is 85% full."))
+    visitor = reconciler(cluster, storage=storage)
+    await settle(cluster, visitor)
+    storage.broken = True
+    await visitor.reconcile("default", "building")
+    await visitor.reconcile("default", "building")
+    assert cluster.objects["StatefulSet", "building-bridge"]["spec"]["replicas"] == 0
+
+
+async def test_a_volume_that_fills_is_looked_at_again_soon(cluster: FakeCluster) -> None:
+    visitor = reconciler(cluster, storage=FakeStorage(Decision(0.6, False, "")))
+    await settle(cluster, visitor)
+    assert (await visitor.reconcile("default", "building")).again == FILLING_SECONDS
+
+
+async def test_a_kafka_that_does_not_answer_is_not_ready(cluster: FakeCluster) -> None:
+    storage = FakeStorage()
+    visitor = reconciler(cluster, storage=storage)
+    await settle(cluster, visitor)
+    storage.broken = True
+    await visitor.reconcile("default", "building")
+    assert cluster.condition("KafkaReady")["reason"] == "NotAnswering"
+    assert "timed out" in cluster.condition("KafkaReady")["message"]

@@ -57,8 +57,9 @@ def build_bridge(context: Context, passwords: Passwords) -> list[Manifest]:
         configuration=[rolls, hash_of(passwords.kafka["bridge"])],
         exposes_metrics=True,
     )
+    replicas = 0 if context.ingest_suspended else spec.replicas
     out = [
         config_map(context, "bridge", document),
-        stateful_set(context, "bridge", pod, replicas=spec.replicas, service_name=made.child("metrics")),
+        stateful_set(context, "bridge", pod, replicas=replicas, service_name=made.child("metrics")),
     ]
     return [*out, disruption_budget(context, "bridge")] if spec.replicas > 1 else out

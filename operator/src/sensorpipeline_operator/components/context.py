@@ -34,7 +34,8 @@ class Context:
 
     `secrets` maps the name of each existing Secret of the namespace that is ours, or that the spec refers to, to its
     decoded data. `entropy` returns a fresh random password, hexadecimal so that it fits everywhere; it is asked
-    only for what `secrets` does not hold yet. `derived` holds the parsed derived metrics.
+    only for what `secrets` does not hold yet. `derived` holds the parsed derived metrics. `ingest_suspended` says that
+    Kafka has no room for more readings.
     """
 
     name: str
@@ -45,3 +46,4 @@ class Context:
     images: Images
     secrets: Mapping[str, Mapping[str, str]]
     entropy: Callable[[], str]
+    ingest_suspended: bool = False

@@ -52,6 +52,7 @@ def build_gateway(context: Context, passwords: Passwords) -> list[Manifest]:
         token_file=credential_path("gateway", "token") if token else None,
         device_tokens_directory=DEVICES_DIRECTORY if token else None,
         limits=_limits(spec),
+        ingest_suspended=context.ingest_suspended,
     )
     document = {"configuration.json": configuration.dump()}
     volumes = [

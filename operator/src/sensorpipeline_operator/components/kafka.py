@@ -19,6 +19,7 @@ from sensorpipeline_operator.components.objects import (
 )
 from sensorpipeline_operator.components.secrets import KAFKA_USERS, Passwords
 from sensorpipeline_operator.naming import KAFKA_CONTROLLER_PORT, KAFKA_PORT
+from sensorpipeline_operator.storage import METADATA_BYTES, compute_segment_bytes
 
 UID = 1000
 INTERNAL_PORT = 9094
@@ -124,6 +125,7 @@ def _properties(context: Context, replicas: int, retention_hours: int) -> dict[s
     made = names(context)
     hosts = made.member_hosts("kafka", "kafka-brokers", replicas)
     replication = str(kafka_replication(context))
+    segment = str(compute_segment_bytes(context.spec))
     return {
         "process.roles": "broker,controller",
         "controller.quorum.voters": ",".join(f"{n}@{h}:{KAFKA_CONTROLLER_PORT}" for n, h in enumerate(hosts)),
@@ -136,7 +138,13 @@ def _properties(context: Context, replicas: int, retention_hours: int) -> dict[s
         "sasl.mechanism.controller.protocol": "PLAIN",
         "log.dirs": "/var/lib/kafka/data/kraft",
         "log.retention.hours": str(retention_hours),
-        "log.segment.bytes": str(64 * 1024 * 1024),
+        # What storage.py deletes must be gone from the volume soon.
+        "log.segment.bytes": segment,
+        "offsets.topic.segment.bytes": segment,
+        "log.retention.check.interval.ms": "10000",
+        "log.segment.delete.delay.ms": "5000",
+        "metadata.log.segment.bytes": str(METADATA_BYTES // 4),
+        "metadata.max.retention.bytes": str(METADATA_BYTES // 2),
         "auto.create.topics.enable": "false",
         "num.partitions": "1",
         "default.replication.factor": replication,

@@ -38,6 +38,7 @@ SOURCE = f"http:{PATH}"
 PENDING_BYTES = 32 * 1024 * 1024
 """What all requests under way may hold together; beyond it they are asked to come again."""
 RETRY_SECONDS = 2
+SUSPENDED_SECONDS = 30
 
 
 class Intake:
@@ -48,6 +49,7 @@ class Intake:
         directory = configuration.device_tokens_directory
         self._tokens = DeviceTokens(Path(directory), fleets) if directory is not None else None
         self._limits = configuration.limits
+        self._suspended = configuration.ingest_suspended
         self._judge = Judge(configuration.fleets, maximum_readings=self._limits.maximum_readings_per_request)
         self._outbox = outbox
         self._buckets: dict[Grant, Bucket] = {}
@@ -67,6 +69,9 @@ class Intake:
     async def post(self, request: Request) -> Response:
         """Answers a request."""
         grant = self.grant(request)
+        if self._suspended:
+            message = "Kafka's volume is nearly full; nothing is taken until there is room"
+            raise ProblemError(HTTPStatus.SERVICE_UNAVAILABLE, message, retry_after=SUSPENDED_SECONDS)
         _check_type(request)
         bucket = self._bucket(grant)
         async with self._body(request, bucket) as body:
