@@ -12,7 +12,7 @@ from e2e import kube
 from e2e.ledger import node, pipeline
 from e2e.ledger.book import Book, Entry
 from e2e.ledger.devices import HttpDevice, MqttDevice
-from e2e.ledger.plant import Fault, Plant
+from e2e.ledger.plant import RECOVERY_SECONDS, Fault, Plant
 from e2e.ledger.schedule import MAXIMUM
 from e2e.ledger.storm import Storm
 from e2e.ledger.verdict import letter
@@ -32,6 +32,13 @@ def kill(component: str) -> Fault:
             node.kill(process)
 
     return deal
+
+
+def kill_broker(plant: Plant) -> None:
+    """SIGKILL for Mosquitto, when the bridge keeps up: what waits for a bridge that is away is written to the broker's
+    volume every few seconds only (docs/reliability.md), so nothing is promised for that."""
+    plant.wait_keeping_up(seconds=RECOVERY_SECONDS)
+    kill("mosquitto")(plant)
 
 
 def cut_bridge_from_kafka(plant: Plant) -> None:

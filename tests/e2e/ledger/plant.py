@@ -99,8 +99,14 @@ class Plant:
         received = time.time_ns() // 1_000_000
         self.traffic.resume()
         self._probe = Probe(self.book, self.quick, self.window_devices)
-        kube.until(lambda: not self._probe.behind(), what="results to keep up with the load", seconds=60, every=0.5)
+        self.wait_keeping_up(seconds=60)
         return position, since - TOO_LATE, received
+
+    def wait_keeping_up(self, *, seconds: float) -> None:
+        """Waits until results keep up with the load."""
+        kube.until(
+            lambda: not self._probe.behind(), what="results to keep up with the load", seconds=seconds, every=0.5
+        )
 
     def wait_recovered(self, *, seconds: float) -> float:
         """Waits until results have kept up for a while; returns how many seconds from now that began."""

@@ -14,7 +14,7 @@ FAULTS: dict[str, Fault] = {
     "kill -9 of derive": faults.kill("derive"),
     "kill -9 of Kafka": faults.kill("kafka"),
     "kill -9 of mongod": faults.kill("mongodb"),
-    "kill -9 of Mosquitto": faults.kill("mosquitto"),
+    "kill -9 of Mosquitto": faults.kill_broker,
     "network cut between bridge and Kafka, 20 s": faults.cut_bridge_from_kafka,
     "Kafka frozen, 20 s": faults.freeze("kafka"),
     "clock jump of one device": faults.jump_clock,
