@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from functools import partial
 from typing import Any
+from zlib import crc32
 
 from sensorpipeline_api.model import as_float
 from sensorpipeline_api.spec import Clock, Emit, Fleet, ResetPolicy, Threshold, Window, WindowFunction
@@ -33,8 +34,8 @@ class WindowPlan:
     """One window. `make` makes an empty pane from start and end; `result` gives a pane's value, or None when it has
     none yet; for Difference it takes the last value before the pane, too, and `compared` is set. `update` is how often
     an open window is emitted, 0 for never; `keep` how long after its end a pane is kept; `source` is the place of the
-    window that a rollup reads; stored panes of another `shape` or `function` cannot be gone on with. `unit` is that of
-    the results."""
+    window that a rollup reads; stored panes of another `signature` cannot be gone on with. `unit` is that of the
+    results."""
 
     name: str
     kind: Kind
@@ -49,8 +50,7 @@ class WindowPlan:
     keep: int
     update: int
     source: int
-    shape: str
-    function: str
+    signature: str
     unit: str
 
 
@@ -173,6 +173,7 @@ def _window(window: Window, unit: str) -> WindowPlan:
         shape = f"{window.calendar.value} {window.time_zone}"
         # The longest: 31 days and a change of the zone's offset, which can be a whole day.
         period = window.longest_seconds() * 1000
+    content = f"{window.function.value} {window.reset_policy.value} {window.expected_every_seconds}"
     make, result = _function(window)
     return WindowPlan(
         name=window.name,
@@ -188,8 +189,7 @@ def _window(window: Window, unit: str) -> WindowPlan:
         keep=lateness + gap,
         update=(window.emit_seconds or 0) * 1000 if window.emit is Emit.UPDATES else 0,
         source=-1,
-        shape=shape,
-        function=f"{window.function.value} {window.reset_policy.value} {window.expected_every_seconds}",
+        signature=f"{crc32(f'{shape} {content}'.encode()):08x}",
         unit=window_unit(window.function, unit),
     )
 

@@ -114,10 +114,7 @@ class StateVersionError(Exception):
 
 def encode(plan: MetricPlan, state: SeriesState) -> bytes:
     """Returns the binary form of a state."""
-    windows = {
-        w.plan.name: (f"{w.plan.shape} {w.plan.function}", w.panes, w.dropped, w.dropped_last, w.tick)
-        for w in state.windows
-    }
+    windows = {w.plan.name: (w.plan.signature, w.panes, w.dropped, w.dropped_last, w.tick) for w in state.windows}
     alerts = {threshold.name: alert for threshold, alert in zip(plan.thresholds, state.alerts, strict=True)}
     return _encoder.encode(
         (
@@ -149,7 +146,7 @@ def _fill(plan: MetricPlan, state: SeriesState, stored: _Stored) -> None:
     state.last_seen, state.value, state.seen = stored.last_seen, stored.value, Seen.load(stored.seen)
     for window in state.windows:
         found = stored.windows.get(window.plan.name)
-        if found is not None and found[0] == f"{window.plan.shape} {window.plan.function}":
+        if found is not None and found[0] == window.plan.signature:
             _, window.panes, window.dropped, window.dropped_last, window.tick = found
             window.starts = [pane.start for pane in window.panes]
     state.alerts = [stored.alerts.get(threshold.name, AlertState()) for threshold in plan.thresholds]
