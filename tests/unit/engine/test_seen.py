@@ -40,4 +40,4 @@ def test_what_is_forgotten_is_bounded_by_count_too() -> None:
     for number in range(500_000):
         seen.append(number * 1000 + number % 7 * 13)
     seen.forget(0)
-    assert len(seen) <= 400_000
+    assert len(seen) <= 200_000

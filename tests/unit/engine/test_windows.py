@@ -162,6 +162,23 @@ def test_updates_are_emitted_at_most_once_per_interval_and_only_when_something_c
     assert [(e.value, e.final) for e in series.send((100, 9))] == [(6, True), (9, False)]
 
 
+def test_a_difference_is_against_the_last_of_several_windows_that_were_dropped_at_once() -> None:
+    series = Series({"periodSeconds": 100, "function": "Difference", "allowedLatenessSeconds": 150})
+    series.send((0, 10), (100, 15), (1000, 40))
+    assert [pane.start for pane in series.state.windows[0].panes] == [1_000_000]
+    assert results(series.send((1100, 41))) == [(1000, 1100, 25, 1, 0)]
+
+
+def test_a_window_that_keeps_readings_keeps_a_bounded_number_of_them() -> None:
+    window = {"periodSeconds": 86400, "function": "TimeWeightedMean", "allowedLatenessSeconds": 86400}
+    series = Series(window)
+    series.send(*[(second, second // 864) for second in range(86_400)])
+    assert len(encode(series.plan, series.state)) < 200_000
+    ((_, _, value, count, _),) = results(series.send((86_400, 0)))
+    assert count == 86_400
+    assert value == pytest.approx(49.5, abs=0.5)
+
+
 def rollup(function: str = "Sum", **extra: Any) -> Series:
     hour = {"name": "Hour", "periodSeconds": HOUR, "function": function, "allowedLatenessSeconds": 2 * 86400} | extra
     day = {"name": "Day", "periodSeconds": 24 * HOUR, "function": function, "source": "Hour"}

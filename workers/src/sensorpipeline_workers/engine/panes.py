@@ -16,6 +16,9 @@ from ddsketch.mapping import LogarithmicMapping
 QUANTILE_ERROR = 0.01
 """A quantile is at most this far, relatively, from the value of that rank (DDSketch, Masson et al., VLDB 2019)."""
 
+MAXIMUM_SAMPLES = 10_000
+"""How many readings a pane keeps where all are needed: about one in 8 s for a day."""
+
 _SHORT = 8
 _mapping = LogarithmicMapping(QUANTILE_ERROR)
 _SMALLEST = 1e-300
@@ -259,7 +262,8 @@ class SketchPane(Pane, tag=6):
 
 class SamplesPane(Pane, tag=7):
     """TimeWeightedMean, and Difference and Rate of a counter that starts anew: what lies between two readings matters,
-    and a reading may still come between them, so all are kept, 16 bytes each."""
+    and a reading may still come between them, so all are kept, 16 bytes each; of more than `MAXIMUM_SAMPLES` every
+    second one is given up, which makes the result coarser and keeps the state small."""
 
     times: Times = msgspec.field(default_factory=lambda: Times("q"))
     values: Values = msgspec.field(default_factory=lambda: Values("d"))
@@ -273,18 +277,29 @@ class SamplesPane(Pane, tag=7):
             place = bisect_left(self.times, time)
             self.times.insert(place, time)
             self.values.insert(place, value)
+        while len(self.times) > MAXIMUM_SAMPLES:
+            self._thin_out()
 
     def extend(self, times: list[int], values: list[float]) -> None:
         self.count += len(times)
         self.times.extend(times)
         self.values.extend(values)
+        while len(self.times) > MAXIMUM_SAMPLES:
+            self._thin_out()
+
+    def _thin_out(self) -> None:
+        del self.times[1:-1:2]
+        del self.values[1:-1:2]
 
     def merge(self, other: Any) -> None:
+        count = self.count + other.count
         if not self.times or other.times[0] > self.times[-1]:
             self.extend(other.times, other.values)
+            self.count = count
             return
         for time, value in zip(other.times, other.values, strict=True):
             self.add(time, value)
+        self.count = count
 
     @property
     def last(self) -> float:

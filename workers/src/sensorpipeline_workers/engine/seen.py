@@ -8,7 +8,7 @@ forgotten, and beyond `MAXIMUM_SINGLES` the oldest: a duplicate of so old a read
 from array import array
 from bisect import bisect_left, bisect_right, insort
 
-MAXIMUM_SINGLES = 400_000
+MAXIMUM_SINGLES = 200_000
 SHORTEST_RUN = 4
 _SLACK = 64
 
