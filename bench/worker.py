@@ -9,100 +9,35 @@ whole process, start included. The last line printed is our CPU-seconds per read
 """
 
 import argparse
-import os
 import signal
-import subprocess
 import tempfile
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from confluent_kafka import Consumer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
 
 from bench import worker_peers as peers
 from bench import workload as work
 from bench.broker import broker
 from bench.worker_report import Measurement, write_page
+from bench.worker_series import measure_series
 
-RUN_SECONDS = 420
 TOLERANCE = 1e-6
-
-
-class Process:
-    """One engine at work; what it used is known when it has ended."""
-
-    def __init__(self, peer: peers.Peer, run: peers.Run) -> None:
-        self._peer, self._run = peer, run
-        self._log = run.path / "log"
-        with self._log.open("ab") as log:
-            # Compiled modules are kept, as they are in an image.
-            inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-            environment = inherited | peer.environment(run)
-            self._process = subprocess.Popen(peer.command(run), stdout=log, stderr=log, env=environment)
-        self._started = time.monotonic()
-        self._ended = False
-
-    def wait_until_done(self) -> float:
-        """Waits until all readings are done; returns the seconds since the start."""
-        end = peers.end_offsets(self._run.server, self._run.source)
-        while not self._done(end):
-            if time.monotonic() - self._started > RUN_SECONDS:
-                self.end(signal.SIGKILL)
-                raise TimeoutError(f"{self._peer.name} took more than {RUN_SECONDS} s: {self.log()}")
-            time.sleep(0.1)
-        return time.monotonic() - self._started
-
-    def wait_for_progress(self, since: int) -> float:
-        """Waits until readings are taken in again; returns the seconds since the start."""
-        while not self._progressed(since):
-            if self._gone():
-                raise RuntimeError(f"{self._peer.name} ended: {self.log()}")
-            time.sleep(0.05)
-        return time.monotonic() - self._started
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[float, int]:
-        """Ends the process and returns its CPU-seconds and peak memory in bytes."""
-        if not self._ended:
-            self._process.send_signal(number)
-        _, status, usage = os.wait4(self._process.pid, 0)
-        self._process.returncode = os.waitstatus_to_exitcode(status)
-        if number == signal.SIGTERM and self._process.returncode != 0:
-            raise RuntimeError(f"{self._peer.name} ended with {self._process.returncode}: {self.log()}")
-        # What the operating system counts for the whole process, its ended children included.
-        return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
-
-    def log(self) -> str:
-        """Returns the end of what the process wrote."""
-        return self._log.read_text(errors="replace")[-3000:]
-
-    def _gone(self) -> bool:
-        flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
-        self._ended = self._ended or os.waitid(os.P_PID, self._process.pid, flags) is not None
-        return self._ended
-
-    def _done(self, end: int) -> bool:
-        if self._peer.stops:
-            return self._gone()
-        if self._gone():
-            raise RuntimeError(f"{self._peer.name} ended: {self.log()}")
-        return peers.committed(self._run.server, self._run.application, self._run.source) >= end
-
-    def _progressed(self, since: int) -> bool:
-        if self._peer.stops:
-            return self._log.read_text(errors="replace").count("first reading") > since
-        return peers.committed(self._run.server, self._run.application, self._run.source) > since
 
 
 def measure(peer: peers.Peer, run: peers.Run) -> tuple[float, float, int]:
     """Runs an engine over a workload; returns the seconds it took, its CPU-seconds and its peak memory in bytes."""
-    process = Process(peer, run)
+    process = peers.Process(peer, run)
     seconds = process.wait_until_done()
     return seconds, *process.end()
 
 
 def measure_recovery(peer: peers.Peer, run: peers.Run) -> float:
     """Kills an engine in the middle of a workload, and returns the seconds from its restart to its next progress."""
-    process = Process(peer, run)
+    process = peers.Process(peer, run)
     if peer.stops:
         process.wait_for_progress(0)
         time.sleep(3)
@@ -115,7 +50,7 @@ def measure_recovery(peer: peers.Peer, run: peers.Run) -> float:
     process.end(signal.SIGKILL)
     if not peer.stops:
         since = peers.committed(run.server, run.application, run.source)
-    again = Process(peer, run)
+    again = peers.Process(peer, run)
     seconds = again.wait_for_progress(since)
     again.end(signal.SIGKILL)
     return seconds
@@ -169,15 +104,6 @@ def check(peer: peers.Peer, run: peers.Run, readings: work.Readings) -> int:
     return total
 
 
-def make_target(server: str, target: str) -> None:
-    """Makes the output topics of an engine."""
-    names = [target, f"{target}.late", f"{target}.alerts", f"{target}.dead-letter"]
-    new = [NewTopic(name, 1, 1) for name in names]
-    admin = AdminClient({"bootstrap.servers": server})
-    for future in admin.create_topics(new).values():
-        future.result()
-
-
 def bench(
     server: str, workload: work.Workload, chosen: list[peers.Peer], options: argparse.Namespace
 ) -> list[Measurement]:
@@ -191,14 +117,13 @@ def bench(
     for peer in chosen:
         source = batched if peer.batched else single
         assert source is not None
-        run = make_run(server, workload, readings, source, f"{name}.{peer.name.replace(' ', '-')}")
-        with run.directory:
+        target = f"{name}.{peer.name.replace(' ', '-')}"
+        with make_run(server, workload, readings, source, target) as run:
             seconds, cpu_seconds, peak = measure(peer, run)
         results = check(peer, run, readings)
         recovery = None
         if workload == work.WORKLOADS[0] and not options.no_recovery:
-            again = make_run(server, workload, readings, source, f"{run.target}.killed")
-            with again.directory:
+            with make_run(server, workload, readings, source, f"{target}.killed") as again:
                 recovery = measure_recovery(peer, again)
         found = Measurement(
             workload.name, peer.name, peer.version, run.readings, results, seconds, cpu_seconds, peak, recovery
@@ -213,11 +138,14 @@ def bench(
     return out
 
 
-def make_run(server: str, workload: work.Workload, readings: work.Readings, source: str, target: str) -> peers.Run:
-    """Returns a run with output topics, a consumer group and a directory of its own."""
-    make_target(server, target)
-    directory = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
-    return peers.Run(server, workload, len(readings.time), source, target, target, directory)
+@contextmanager
+def make_run(
+    server: str, workload: work.Workload, readings: work.Readings, source: str, target: str
+) -> Iterator[peers.Run]:
+    """Gives a run with output topics, a consumer group and a directory of its own."""
+    peers.make_target(server, target)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        yield peers.Run(server, workload, len(readings.time), source, target, target, Path(directory))
 
 
 def main() -> None:
@@ -239,8 +167,17 @@ def main() -> None:
         for workload in (*work.WORKLOADS, work.FLEET_CLOCK):
             if workload.name in options.workloads.split(";"):
                 measured += bench(server, workload, chosen, options)
+        if not options.no_page:
+            write_page(measured, [])  # what has been measured is kept, whatever comes
+        costs = [] if options.no_recovery else [measure_series(server, number) for number in (100, 100_000)]
+    for cost in costs:
+        print(
+            f"{cost.series:7,} series: {cost.live_bytes / 2**20:.0f} MiB live, {cost.restored_bytes / 2**20:.0f} MiB "
+            f"restored, {cost.state_bytes / cost.series:.0f} bytes of state each, "
+            f"{cost.restore_seconds:.1f} s from start to restored"
+        )
     if not options.no_page:
-        write_page(measured)
+        write_page(measured, costs)
     ratio = compute_ratio(measured)
     if ratio is not None:
         print(f"ratio to Kafka Streams: {ratio:.3f}")

@@ -3,17 +3,19 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import NewTopic
 from sensorpipeline_api.configuration import CONFIGURATION_VARIABLE, KafkaConnection, Topics, WorkerConfiguration
 from sensorpipeline_api.spec import Fleet
 from sensorpipeline_dev.paths import CACHE
@@ -25,6 +27,7 @@ HERE = Path(__file__).parent
 KAFKA_VERSION = tomllib.loads((HERE.parent / "versions.toml").read_text())["images"]["kafka"].rpartition(":")[2]
 QUIXSTREAMS = "quixstreams==3.28.1"
 LATENESS_SECONDS = 2 * 86_400
+RUN_SECONDS = 420
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,7 @@ class Run:
     source: str
     target: str
     application: str
-    directory: "TemporaryDirectory[str]"
-
-    @property
-    def path(self) -> Path:
-        """The directory."""
-        return Path(self.directory.name)
+    directory: Path
 
     @property
     def periods(self) -> str:
@@ -89,7 +87,7 @@ class Ours(Peer):
         return [sys.executable, *profile, "-m", "sensorpipeline_workers.cli", "worker"]
 
     def environment(self, run: Run) -> dict[str, str]:
-        path = run.path / "worker.json"
+        path = run.directory / "worker.json"
         windows = [
             {"name": f"W{period}", "metric": work.METRIC, "function": "Sum", "periodSeconds": period // 1000,
              "allowedLatenessSeconds": LATENESS_SECONDS} for period in run.workload.windows
@@ -129,7 +127,7 @@ class KafkaStreams(Peer):
 
     def command(self, run: Run) -> list[str]:
         path = f"{self._build}/target/kafka-streams-bench-1.jar:{self._build}/target/libs/*"
-        state = run.path / "state"
+        state = run.directory / "state"
         return [
             "java", "-Xmx2g", "-cp", path, "io.sensorpipeline.bench.DayWindows", run.server, run.application,
             run.source, run.target, str(run.readings), run.periods, str(state),
@@ -153,11 +151,89 @@ class Quixstreams(Peer):
         return [
             str(self._environment / "bin" / "python"), "-W", "ignore", str(HERE / "quixstreams_day_windows.py"),
             run.server, run.application, run.source, run.target, str(run.readings), run.periods,
-            str(run.path / "state"), "partition" if run.workload.clock == "Fleet" else "key",
+            str(run.directory / "state"), "partition" if run.workload.clock == "Fleet" else "key",
         ]  # fmt: skip
 
 
 PEERS: tuple[Peer, ...] = (Ours(), KafkaStreams(), Quixstreams())
+
+
+class Process:
+    """One engine at work; what it used is known when it has ended."""
+
+    def __init__(self, peer: Peer, run: Run) -> None:
+        self._peer, self._run = peer, run
+        self._log = run.directory / "log"
+        with self._log.open("ab") as log:
+            # Compiled modules are kept, as they are in an image.
+            inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+            environment = inherited | peer.environment(run)
+            self._process = subprocess.Popen(peer.command(run), stdout=log, stderr=log, env=environment)
+        self._started = time.monotonic()
+        self._ended = False
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
+    def wait_until_done(self) -> float:
+        """Waits until all readings are done; returns the seconds since the start."""
+        end = end_offsets(self._run.server, self._run.source)
+        while not self._done(end):
+            if time.monotonic() - self._started > RUN_SECONDS:
+                self.end(signal.SIGKILL)
+                raise TimeoutError(f"{self._peer.name} took more than {RUN_SECONDS} s: {self.log()}")
+            time.sleep(0.1)
+        return time.monotonic() - self._started
+
+    def wait_for_progress(self, since: int) -> float:
+        """Waits until readings are taken in again; returns the seconds since the start."""
+        while not self._progressed(since):
+            if self._gone():
+                raise RuntimeError(f"{self._peer.name} ended: {self.log()}")
+            time.sleep(0.05)
+        return time.monotonic() - self._started
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[float, int]:
+        """Ends the process and returns its CPU-seconds and peak memory in bytes."""
+        if not self._ended:
+            self._process.send_signal(number)
+        _, status, usage = os.wait4(self._process.pid, 0)
+        self._process.returncode = os.waitstatus_to_exitcode(status)
+        if number == signal.SIGTERM and self._process.returncode != 0:
+            raise RuntimeError(f"{self._peer.name} ended with {self._process.returncode}: {self.log()}")
+        # What the operating system counts for the whole process, its ended children included.
+        return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+
+    def log(self) -> str:
+        """Returns the end of what the process wrote."""
+        return self._log.read_text(errors="replace")[-3000:]
+
+    def _gone(self) -> bool:
+        flags = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        self._ended = self._ended or os.waitid(os.P_PID, self._process.pid, flags) is not None
+        return self._ended
+
+    def _done(self, end: int) -> bool:
+        if self._peer.stops:
+            return self._gone()
+        if self._gone():
+            raise RuntimeError(f"{self._peer.name} ended: {self.log()}")
+        return committed(self._run.server, self._run.application, self._run.source) >= end
+
+    def _progressed(self, since: int) -> bool:
+        if self._peer.stops:
+            return self._log.read_text(errors="replace").count("first reading") > since
+        return committed(self._run.server, self._run.application, self._run.source) > since
+
+
+def make_target(server: str, target: str) -> None:
+    """Makes the output topics of an engine."""
+    names = [target, f"{target}.late", f"{target}.alerts", f"{target}.dead-letter"]
+    new = [NewTopic(name, 1, 1) for name in names]
+    for future in work.admin(server).create_topics(new).values():
+        future.result()
 
 
 @cache

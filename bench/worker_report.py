@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from bench.report import update_section
+from bench.worker_series import SeriesCost
 
 DOCS = Path(__file__).parents[1] / "docs"
 COLOURS = ("#1b7f5c", "#b0563b", "#4a6fa5")
@@ -54,7 +55,7 @@ Recovery: the process is killed in the middle and started again; the seconds unt
 session timeouts that each has by default (ours is 10 s)."""
 
 
-def write_page(measured: Sequence[Measurement]) -> None:
+def write_page(measured: Sequence[Measurement], costs: Sequence[SeriesCost]) -> None:
     """Writes the section and its plot."""
     (DOCS / "performance-worker.svg").write_text(plot(measured))
     versions = ", ".join(dict.fromkeys(f"{m.peer} {m.version}" for m in measured))
@@ -67,6 +68,7 @@ def write_page(measured: Sequence[Measurement]) -> None:
         "",
         "![CPU-seconds per million readings](performance-worker.svg)",
         "",
+        *series_table(costs),
         f"Measured with {readings:,} readings per run on {machine}; {versions}.",
         f"To repeat it: `make bench-worker`, or `uv run python -m bench.worker --readings {readings}`, "
         "with `--only` and `--workloads` for a part.",
@@ -84,6 +86,24 @@ def table(measured: Sequence[Measurement]) -> list[str]:
         f"| {m.workload} | {m.peer} | {m.rate:,.0f} | {m.cpu_per_million:.2f} | {m.peak_bytes / 2**20:,.0f} "
         f"| {m.results:,} | {'' if m.recovery is None else f'{m.recovery:.1f}'} |"
         for m in measured
+    ]
+
+
+def series_table(costs: Sequence[SeriesCost]) -> list[str]:
+    """Returns the lines on what series cost."""
+    if not costs:
+        return []
+    return [
+        "What series cost our worker, one window and one threshold each; the last column is from the process's start:",
+        "",
+        "| series | memory, live (MiB) | memory, restored (MiB) | stored bytes per series | start to restored (s) |",
+        "|---:|---:|---:|---:|---:|",
+        *(
+            f"| {c.series:,} | {c.live_bytes / 2**20:,.0f} | {c.restored_bytes / 2**20:,.0f} "
+            f"| {c.state_bytes / c.series:,.0f} | {c.restore_seconds:.1f} |"
+            for c in costs
+        ),
+        "",
     ]
 
 

@@ -6,6 +6,7 @@ of many readings, as the bridge writes them, and one reading per record, as othe
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from confluent_kafka import Producer
@@ -94,11 +95,16 @@ def device_name(number: int) -> str:
     return f"device-{number:05}"
 
 
+@cache
+def admin(server: str) -> AdminClient:
+    """Returns the client for administration; it must not go while an answer is on its way, so there is one."""
+    return AdminClient({"bootstrap.servers": server, "log_level": 0})
+
+
 def fill(server: str, readings: Readings, *, batched: str | None, single: str | None) -> None:
     """Makes the topics that are named and writes the readings to them."""
     topics = [NewTopic(topic, PARTITIONS, 1) for topic in (batched, single) if topic is not None]
-    admin = AdminClient({"bootstrap.servers": server})
-    for future in admin.create_topics(topics).values():
+    for future in admin(server).create_topics(topics).values():
         future.result()
     producer = Producer(
         {"bootstrap.servers": server, "linger.ms": 50, "compression.type": "lz4", "queue.buffering.max.messages": 10**6}
