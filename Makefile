@@ -122,3 +122,8 @@ bench-worker: bootstrap ## The stream worker beside Kafka Streams and quixstream
 bench-gateway: bootstrap ## Readings over HTTP into Kafka, against the bare producer
 	@$(DEV) components
 	@PYTHONPATH=tests:. uv run python -m bench.gateway
+
+.PHONY: bench-sink
+bench-sink: bootstrap ## The sink against a bare MongoDB client, in containers
+	@$(DEV) components
+	@PYTHONPATH=tests:. uv run python -m bench.sink

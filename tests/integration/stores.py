@@ -4,6 +4,7 @@ import subprocess
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +70,7 @@ def mongods(number: int = 1, *, initiate: bool = True) -> Iterator[list[Mongod]]
             )
         for mongod in made:
             with mongod.client() as client:
-                until(lambda c=client: c.admin.command("ping"), what="mongod")
+                until(partial(client.admin.command, "ping"), what="mongod")
         if initiate:
             with made[0].client() as client:
                 members = [{"_id": number, "host": mongod.host} for number, mongod in enumerate(made)]

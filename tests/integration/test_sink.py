@@ -164,7 +164,19 @@ def test_times_at_both_ends_of_what_can_be_stored_are_found_again(
 ) -> None:
     """A device whose clock was reset sends 1970; MongoDB's buckets have 32-bit seconds in their identifiers."""
     hour = 3_600_000
-    times = [0, 1, hour - 1, hour, 25 * hour, 2**31 * 1000 - 1, 2**31 * 1000, 2**32 * 1000 + hour, 253402300799999]
+    times = [
+        0,
+        1,
+        hour - 1,
+        hour,
+        23 * hour,
+        25 * hour,
+        50 * hour,
+        2**31 * 1000 - 1,
+        2**31 * 1000,
+        2**32 * 1000 + hour,
+        253402300799999,
+    ]
     readings = [{"device": "d", "metric": "m", "time": t, "value": 1.0} for t in times]
     sink = SinkPart(part, kafka, topics, store[0])
     for again in range(3):
@@ -406,10 +418,13 @@ def test_readings_older_than_the_retention_go_and_do_not_hold_up_the_others(
         until(lambda: stored(db) == first_ones(new), what="only the new ones")
 
 
-def test_a_collection_of_the_former_version_goes_on_without_its_index_of_positions(
+def test_a_collection_of_the_former_version_goes_on_with_coarser_buckets_and_no_index_of_positions(
     kafka: str, topics: Topics, store: Store, part: Make
 ) -> None:
     connection, db = store
+    db.drop_collection("readings")
+    former = {"timeField": "time", "metaField": "series", "granularity": "seconds"}
+    db.create_collection("readings", timeseries=former)
     db["readings"].create_index([("series.fleet", 1), ("p", 1), ("o", 1)], name="position")
     old = reading("d", 1, 1)
     series = {"fleet": "f", "device": "d", "metric": "m"}
@@ -419,6 +434,8 @@ def test_a_collection_of_the_former_version_goes_on_without_its_index_of_positio
     for collection in compute_collections(wanted):
         StoreAgent(wanted, ordinal=0).keep_collection(db, collection)
     assert [index["name"] for index in db["readings"].list_indexes()] == ["series_time"]
+    (options,) = [found["options"] for found in db.list_collections(filter={"name": "readings"})]
+    assert options["timeseries"]["granularity"] == "minutes"
     SinkPart(part, kafka, topics, connection)
     produce(kafka, topics.readings["f"], [("d", [old, reading("d", 2, 2)])])
     until(lambda: many(db, 2), what="the new reading")

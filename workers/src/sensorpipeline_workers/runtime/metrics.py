@@ -73,3 +73,8 @@ def stored_readings() -> Counter:
 def duplicate_readings() -> Counter:
     """Readings not written because a reading of the same series and time is stored: the first one stays."""
     return Counter("sensorpipeline_duplicate_readings", "Readings found to be stored already.", ["fleet"])
+
+
+def stored_documents() -> Counter:
+    """Documents other than readings written to the store, revisions of aggregates included."""
+    return Counter("sensorpipeline_stored_documents", "Documents written to the store.", ["collection"])

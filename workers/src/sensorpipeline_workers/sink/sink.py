@@ -6,7 +6,7 @@ When MongoDB is away it waits, and Kafka keeps: at most two batches are in memor
 import logging
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from pymongo.errors import PyMongoError
@@ -64,6 +64,7 @@ class Sink:
             }
         )
         self._stored = metrics.stored_readings()
+        self._documents = metrics.stored_documents()
         self._duplicates = metrics.duplicate_readings()
         self._lag = metrics.consumer_lag_seconds()
         self._processing = metrics.processing_seconds()
@@ -173,6 +174,8 @@ class Sink:
         for fleet in batch.received:
             self._stored.labels(fleet).inc(outcome.stored[fleet])
             self._duplicates.labels(fleet).inc(outcome.duplicates[fleet])
+        for collection, count in Counter(collection for collection, _ in batch.upserts).items():
+            self._documents.labels(collection).inc(count)
         for fleet, count in (batch.poison + outcome.refused).items():
             self._dead_letters.labels(fleet, "InvalidJson").inc(count)
         now = time.time() * 1000

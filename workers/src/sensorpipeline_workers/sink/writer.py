@@ -42,9 +42,9 @@ MAXIMUM_DEVICES = 20_000
 ROWS_AT_ONCE = 10_000
 SPARE_ROWS = 10_000
 
-EARLY_MILLISECONDS = 24 * 3600 * 1000
-"""MongoDB 6.0 does not find times of the first hour of 1970 (as clocks that were reset send) by a lower bound: it
-compares with an identifier of the bucket that is an hour older, which wraps around."""
+EARLY_MILLISECONDS = 2 * 24 * 3600 * 1000
+"""MongoDB 6.0 does not find times of the first day of 1970 (as clocks that were reset send) by a lower bound: it
+compares with an identifier of the bucket that is a bucket's span older, which wraps around."""
 
 # Errors that mongod may give for one document and that say nothing about it: the store is in trouble, and the batch is
 # written again. Any other error of one document makes it a dead letter, which holds all of it.

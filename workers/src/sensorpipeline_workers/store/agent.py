@@ -125,13 +125,22 @@ class StoreAgent:
             expire = {"expireAfterSeconds": collection.expire_after} if collection.expire_after else {}
             database.create_collection(collection.name, **collection.options, **expire)
             log.info("created the collection %s", collection.name)
-        elif found["type"] == "timeseries" and found["options"].get("expireAfterSeconds") != collection.expire_after:
-            database.command("collMod", collection.name, expireAfterSeconds=collection.expire_after or "off")
+        elif found["type"] == "timeseries":
+            self._keep_time_series(database, collection, found["options"])
         existing = {index["name"]: index for index in database[collection.name].list_indexes()}
         for index in collection.indexes:
             self._keep_index(database, collection.name, index, existing.get(index.name))
         for name in existing.keys() & set(collection.former_indexes):
             database[collection.name].drop_index(name)
+
+    def _keep_time_series(self, database: Any, collection: Collection, options: dict[str, Any]) -> None:
+        """Changes retention and granularity; MongoDB lets granularity become coarser by one step."""
+        if options.get("expireAfterSeconds") != collection.expire_after:
+            database.command("collMod", collection.name, expireAfterSeconds=collection.expire_after or "off")
+        granularity = collection.options["timeseries"]["granularity"]
+        if options["timeseries"].get("granularity") != granularity:
+            database.command("collMod", collection.name, timeseries={"granularity": granularity})
+            log.info("changed the granularity of %s to %s", collection.name, granularity)
 
     def _keep_index(self, database: Any, collection: str, index: Index, existing: dict[str, Any] | None) -> None:
         if existing is not None and existing.get("expireAfterSeconds") != index.expire_after:

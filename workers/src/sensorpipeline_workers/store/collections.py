@@ -31,7 +31,9 @@ class Collection:
 
 def compute_collections(configuration: StoreConfiguration) -> tuple[Collection, ...]:
     """Returns the collections of a pipeline."""
-    series = {"timeField": "time", "metaField": "series", "granularity": "seconds"}
+    # Buckets of up to a day (decision 29): with those of an hour, a device that reports every 15 minutes fills each
+    # with four readings, at ten times the cost. Buckets end after 1,000 readings anyway.
+    series = {"timeField": "time", "metaField": "series", "granularity": "minutes"}
     aggregates_expire = configuration.aggregate_retention_days * DAY_SECONDS or None
     device = (("fleet", 1), ("device", 1), ("time", 1))
     return (
