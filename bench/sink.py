@@ -312,7 +312,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--readings", type=int, default=1_000_000)
     parser.add_argument("--aggregates", type=int, default=200_000)
-    parser.add_argument("--seconds", type=float, default=25, help="bound of each run of the bare client")
+    parser.add_argument("--seconds", type=float, default=20, help="bound of each run of the bare client")
     arguments = parser.parse_args()
     out = measure(arguments.readings, arguments.aggregates, arguments.seconds)
     update_section(PAGE, "sink", report(out))

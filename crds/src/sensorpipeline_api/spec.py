@@ -32,6 +32,9 @@ FixedQuantity = Annotated[
 ]
 """The size of a volume, which cannot be changed once the volume is there."""
 
+_GROWING_REPLICAS = rules(
+    ("self >= oldSelf", "replicas must not decrease: the members that go may hold what the others do not have yet")
+)
 _FIXED_REPLICAS = rules(("self == oldSelf", "replicas must not change: the controllers' quorum is fixed"))
 
 
@@ -306,8 +309,8 @@ class Kafka(Model):
 class MongoDB(Model):
     """A MongoDB replica set run by the operator."""
 
-    replicas: Annotated[int, Field(json_schema_extra={"enum": [1, 3]})] = Field(
-        1, description="Number of members, 1 or 3.", ge=1, le=3
+    replicas: Annotated[int, Field(json_schema_extra={"enum": [1, 3]} | _GROWING_REPLICAS)] = Field(
+        1, description="Number of members, 1 or 3; it may grow.", ge=1, le=3
     )
     storage_size: FixedQuantity = Field("10Gi", description="Size of each member's volume.")
 

@@ -32,7 +32,7 @@ def batch_of(*records: tuple[str, bytes]) -> Batch:
 
 
 def documents_of(batch: Batch) -> dict[tuple[str, str], dict[str, Any]]:
-    return {key: bson.decode(upsert.statement.raw)["u"] for key, upsert in batch.upserts.items()}
+    return {key: bson.decode(upsert.document.raw) for key, upsert in batch.upserts.items()}
 
 
 @given(
@@ -137,6 +137,6 @@ def test_a_dead_letter_of_a_megabyte_is_stored_as_it_is() -> None:
 
 def test_an_aggregate_is_written_only_over_lower_or_equal_revisions() -> None:
     upsert = documents.aggregate_upsert(msgspec.json.encode(msgspec.convert(AGGREGATE | {"revision": 3}, Aggregate)))
-    statement = bson.decode(upsert.statement.raw)
+    statement = bson.decode(bson.encode(upsert.statement))
     assert statement["q"] == {"_id": "W|d|m|0", "revision": {"$lte": 3}}
     assert statement["u"]["_id"] == "W|d|m|0"

@@ -48,13 +48,20 @@ class EncodedDocument(RawBSONDocument):
 
 @dataclass(frozen=True, slots=True)
 class Upsert:
-    """A document to be written over the one of the same `_id`; of an aggregate, if that has no higher revision.
-    `statement` is the encoded statement of an `update` command."""
+    """A document to be written over the one of the same `_id`; of an aggregate, if that has no higher revision."""
 
     collection: str
     key: str
     revision: int
-    statement: EncodedDocument
+    document: EncodedDocument
+
+    @property
+    def statement(self) -> dict[str, Any]:
+        """The statement of an `update` command that writes it."""
+        query: dict[str, Any] = {"_id": self.key}
+        if self.collection == "aggregates":
+            query["revision"] = {"$lte": self.revision}
+        return {"q": query, "u": self.document, "upsert": True}
 
 
 class ReadingEncoder:
@@ -135,10 +142,7 @@ def poison_upsert(value: bytes, *, source: str, fleet: str, now: int, error: str
 
 
 def _upsert(collection: str, key: str, document: dict[str, Any], *, revision: int = 0) -> Upsert:
-    query: dict[str, Any] = {"_id": key}
-    if collection == "aggregates":
-        query["revision"] = {"$lte": revision}
-    raw = bson.encode({"q": query, "u": {"_id": key} | document, "upsert": True})
+    raw = bson.encode({"_id": key} | document)
     if len(raw) > MAXIMUM_DOCUMENT_BYTES:
         raise ValueError(f"the document has {len(raw)} bytes, must be at most {MAXIMUM_DOCUMENT_BYTES}")
     return Upsert(collection, key, revision, EncodedDocument(raw))

@@ -212,15 +212,32 @@ class Writer:
                     self._upsert("dead_letters", letters)
 
     def _upsert(self, collection: str, group: list[Upsert]) -> list[Upsert]:
-        """Writes documents by their `_id`; returns the dead letters of those that MongoDB refuses."""
+        """Writes documents by their `_id`; returns the dead letters of those that MongoDB refuses.
+
+        Most documents are new: those of revision 0 are inserted, which costs less, and written over where they exist.
+        """
+        new = [upsert for upsert in group if upsert.revision == 0]
+        revised = [upsert for upsert in group if upsert.revision != 0]
+        refused: list[Upsert] = []
+        if new:
+            errors = self._command("insert", collection, documents=[upsert.document for upsert in new])
+            revised += [new[error["index"]] for error in errors if error["code"] == DUPLICATE_KEY]
+            refused += [_refused(new[e["index"]], e) for e in errors if e["code"] != DUPLICATE_KEY]
+        if revised:
+            errors = self._command("update", collection, updates=[upsert.statement for upsert in revised])
+            # An upsert that finds the key taken met a higher revision, which is what should stay.
+            refused += [_refused(revised[e["index"]], e) for e in errors if e["code"] != DUPLICATE_KEY]
+        return refused
+
+    def _command(self, command: str, collection: str, **parameters: Any) -> list[dict[str, Any]]:
+        """Runs a write command; returns the errors of single documents that are the documents' own."""
         answer = self._database.command(
-            "update", collection, updates=[u.statement for u in group], ordered=False, writeConcern=WRITE_CONCERN
-        )
+            command, collection, ordered=False, writeConcern=WRITE_CONCERN, **parameters
+        )  # fmt: skip
         raise_write_concern(answer)
-        # An upsert that finds the key taken met a higher revision, which is what should stay.
-        errors = [error for error in answer.get("writeErrors", []) if error["code"] != DUPLICATE_KEY]
+        errors: list[dict[str, Any]] = answer.get("writeErrors", [])
         _raise_transient(errors)
-        return [_refused_upsert(group[error["index"]], str(error.get("errmsg"))) for error in errors]
+        return errors
 
 
 def _query(question: LookUp) -> dict[str, Any]:
@@ -287,10 +304,10 @@ def _refused_reading(series: Series, time: int, value: float, message: str) -> U
     return poison_upsert(record, source=source, fleet=fleet, now=_now(), error=message)
 
 
-def _refused_upsert(upsert: Upsert, message: str) -> Upsert:
-    document = bson.json_util.dumps(bson.decode(upsert.statement.raw)["u"]).encode()
+def _refused(upsert: Upsert, error: dict[str, Any]) -> Upsert:
+    document = bson.json_util.dumps(bson.decode(upsert.document.raw)).encode()
     source = f"store:{upsert.collection}/{upsert.key}"
-    return poison_upsert(document, source=source, fleet="", now=_now(), error=message)
+    return poison_upsert(document, source=source, fleet="", now=_now(), error=str(error.get("errmsg")))
 
 
 def _now() -> int:

@@ -17,6 +17,7 @@ from sensorpipeline_workers.store.collections import Collection, Index, compute_
 log = logging.getLogger(__name__)
 
 AUTHENTICATION_FAILED = 18
+STEP_DOWN_SECONDS = 60
 HOST = "127.0.0.1"
 
 
@@ -99,11 +100,17 @@ class StoreAgent:
             return
         extra = [member for member in current["members"] if member["host"] not in wanted]
         lacking = [(number, host) for number, host in enumerate(wanted) if host not in have]
+        own = client.admin.command("hello")["me"]
+        others = [member for member in extra if member["host"] != own]
         if lacking:
             number, host = lacking[0]
             current["members"].append({"_id": number, "host": host})
-        elif extra:
-            current["members"].remove(extra[-1])
+        elif others:
+            current["members"].remove(others[-1])
+        else:  # only this primary is left to go, and the one that stays removes it
+            client.admin.command("replSetStepDown", STEP_DOWN_SECONDS)
+            log.info("handed over to %s", wanted)
+            return
         current["version"] += 1
         client.admin.command("replSetReconfig", current)
         log.info("changed the members from %s", have)
