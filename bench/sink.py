@@ -8,7 +8,9 @@ nothing of Kafka, of duplicates or of crashes. For aggregates it is `bulk_write`
 
 import argparse
 import os
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.request
@@ -311,9 +313,10 @@ def main() -> None:
     """Measures and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--readings", type=int, default=1_000_000)
-    parser.add_argument("--aggregates", type=int, default=200_000)
-    parser.add_argument("--seconds", type=float, default=20, help="bound of each run of the bare client")
+    parser.add_argument("--aggregates", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=15, help="bound of each run of the bare client")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the containers go, too
     out = measure(arguments.readings, arguments.aggregates, arguments.seconds)
     update_section(PAGE, "sink", report(out))
     _say(f"aggregates at {out['sink aggregates'].rate / out['bare aggregates'].rate:.0%} of the bare client")
