@@ -35,6 +35,13 @@ class Mongod:
         """Returns a client that gives up soon."""
         return pymongo.MongoClient(self.uri, serverSelectionTimeoutMS=1000, tz_aware=True)
 
+    def initiate(self) -> None:
+        """Makes it the first member, and the primary, of the replica set rs0."""
+        with self.client() as client:
+            members = [{"_id": 0, "host": self.host}]
+            client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
+            until(lambda: client.admin.command("hello")["isWritablePrimary"], what="a primary")
+
     def kill(self) -> None:
         """Ends mongod as a power cut would; it is started again at once."""
         self._docker("exec", self.name, "/bin/sh", "-c", "kill -9 $(cat /tmp/mongod.pid)")
@@ -72,10 +79,7 @@ def mongods(number: int = 1, *, initiate: bool = True) -> Iterator[list[Mongod]]
             with mongod.client() as client:
                 until(partial(client.admin.command, "ping"), what="mongod")
         if initiate:
-            with made[0].client() as client:
-                members = [{"_id": number, "host": mongod.host} for number, mongod in enumerate(made)]
-                client.admin.command("replSetInitiate", {"_id": "rs0", "members": members})
-                until(lambda: client.admin.command("hello")["isWritablePrimary"], what="a primary")
+            made[0].initiate()
         yield made
 
 

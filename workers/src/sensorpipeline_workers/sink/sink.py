@@ -155,6 +155,7 @@ class Sink:
             except PyMongoError as error:
                 log.warning("MongoDB: %s", error)
                 self._observe_lag(batch)
+                time.sleep(WAIT_SECONDS)  # what failed may fail again at once
                 self._wait_for_store()
         else:
             return

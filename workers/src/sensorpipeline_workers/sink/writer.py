@@ -16,7 +16,7 @@ import bson
 import bson.json_util
 import msgspec
 import pymongo
-from pymongo.errors import OperationFailure
+from pymongo.errors import ConfigurationError, OperationFailure
 from pymongo.read_concern import ReadConcern
 from pymongo.write_concern import WriteConcern
 from sensorpipeline_api.configuration import StoreConnection
@@ -93,19 +93,23 @@ class Writer:
     fence.SupersededError when another sink writes to it."""
 
     def __init__(self, connection: StoreConnection, *, beat: Callable[[], None] = lambda: None) -> None:
-        uri = Path(connection.uri_file).read_text().strip()
+        self._connection = connection
+        self._frontiers = Frontiers()
+        self._encoder = ReadingEncoder()
+        self._beat = beat
+        self._connect()
+
+    def _connect(self) -> None:
+        uri = Path(self._connection.uri_file).read_text().strip()
         self._client: pymongo.MongoClient[dict[str, Any]] = pymongo.MongoClient(
             uri, retryWrites=False, retryReads=False, serverSelectionTimeoutMS=5000, connectTimeoutMS=5000,
             appname="sink", tz_aware=True,
         )  # fmt: skip
         self._database: Any = self._client.get_database(
-            connection.database, write_concern=WriteConcern(w="majority", j=True)
+            self._connection.database, write_concern=WriteConcern(w="majority", j=True)
         )
         self._readings: Any = self._database.get_collection("readings", read_concern=ReadConcern("majority"))
         self._fence = Fence(self._client, self._database)
-        self._frontiers = Frontiers()
-        self._encoder = ReadingEncoder()
-        self._beat = beat
 
     def close(self) -> None:
         """Ends all connections."""
@@ -122,6 +126,17 @@ class Writer:
 
     def write(self, batch: Batch) -> Outcome:
         """Stores a batch, of which any part may be stored already."""
+        try:
+            return self._write(batch)
+        except ConfigurationError:
+            # A connection that was made before mongod had joined its replica set is taken for one without sessions
+            # as long as it lasts.
+            self._client.close()
+            self._frontiers.forget()
+            self._connect()
+            raise
+
+    def _write(self, batch: Batch) -> Outcome:
         outcome = Outcome()
         for fleet, count in batch.received.items():
             outcome.duplicates[fleet] = count
