@@ -40,7 +40,7 @@ MAXIMUM_BYTES = 8 * 1024 * 1024
 MAXIMUM_UPSERTS = 2_000
 MAXIMUM_DEVICES = 20_000
 ROWS_AT_ONCE = 10_000
-SPARE_ROWS = 10_000
+SPARE_ROWS = 1_000
 
 EARLY_MILLISECONDS = 2 * 24 * 3600 * 1000
 """MongoDB 6.0 does not find times of the first day of 1970 (as clocks that were reset send) by a lower bound: it
@@ -170,7 +170,7 @@ class Writer:
     def _ask(self, question: LookUp, found: Found) -> None:
         """Asks; a question for the newest times whose answer is too long is asked again without that."""
         query = _query(question)
-        limit = 4 * question.size + SPARE_ROWS if question.last is None else 0
+        limit = 2 * question.size + SPARE_ROWS if question.last is None else 0
         rows = 0
         newest: dict[str, int] = {}
         for device, stored_time in self._rows(query, limit):
