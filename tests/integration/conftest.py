@@ -188,12 +188,6 @@ class Part:
                 stderr=log,
             )  # fmt: skip
 
-    @property
-    def pid(self) -> int:
-        """Its process."""
-        assert self._process is not None
-        return self._process.pid
-
     def kill(self) -> None:
         """Ends it as a power cut would."""
         assert self._process is not None

@@ -296,7 +296,7 @@ def _parts(upserts: list[Upsert]) -> Iterator[list[Upsert]]:
     part: list[Upsert] = []
     size = 0
     for upsert in upserts:
-        own = len(upsert.statement.raw)
+        own = len(upsert.document.raw)
         if part and (len(part) >= MAXIMUM_UPSERTS or size + own > MAXIMUM_BYTES):
             yield part
             part, size = [], 0
