@@ -73,23 +73,23 @@ def test_a_stopped_worker_leaves_at_once_and_its_successor_repeats_nothing(kafka
 def test_a_worker_that_was_frozen_longer_than_its_session_harms_nothing(kafka: str, tmp_path: Path) -> None:
     """Its partitions go to another; when it wakes, what it still holds must not replace what the other has written."""
     readings = make_disorderly(devices=20, total=120_000, seed=4)
-    quarter = len(readings) // 4
-    with fleet_of_workers(kafka, tmp_path) as workers:
+    parts = [readings.iloc[n : n + len(readings) // 4 + 1] for n in range(0, len(readings), len(readings) // 4 + 1)]
+    with fleet_of_workers(kafka, tmp_path, flush_milliseconds=4000) as workers:
         frozen = workers.start()
-        workers.produce(readings.iloc[:quarter])
-        workers.wait_for(0.5)
+        workers.produce(parts[0])
+        workers.wait_until_done()
+        workers.produce(parts[1])
+        time.sleep(1.5)  # taken in, but not flushed yet
         frozen.signal(signal.SIGSTOP)
-        workers.produce(readings.iloc[quarter : 2 * quarter])
+        workers.produce(parts[2])
         other = workers.start()
         workers.wait_until_done()
         frozen.signal(signal.SIGCONT)
-        workers.produce(readings.iloc[2 * quarter : 3 * quarter])
         until(lambda: workers.members() == 2, what="the frozen worker to join again", seconds=60)
-        workers.wait_until_done()
         other.kill()
         frozen.stop()
-        # A new one has nothing but the changelog: a stale state in it would show in what comes next.
-        workers.produce(readings.iloc[3 * quarter :])
+        # A new one has nothing but the changelog: a stale state in it would show now.
+        workers.produce(parts[3])
         workers.start()
         workers.wait_until_done()
         workers.check(readings)

@@ -91,6 +91,16 @@ def test_of_a_lost_partition_nothing_is_written() -> None:
     assert len(subject.store) == 1
 
 
+def test_what_is_discarded_is_written_neither_now_nor_later() -> None:
+    subject = processor()
+    subject.record(topic="r", partition=0, offset=5, value=record(1, 11_000), now=1)
+    assert subject.changed
+    subject.discard()
+    assert not subject.changed
+    assert subject.take_results() == ([], [])
+    assert subject.take_states() == []
+
+
 def test_a_restored_series_that_stays_silent_is_closed_after_the_idle_time() -> None:
     subject = processor()
     subject.record(topic="r", partition=0, offset=5, value=record(1), now=1000)

@@ -106,6 +106,7 @@ class StreamWorker:
         self._table = self._make_table(configuration)
         self._changelog = self._table.changelog_topic_name
         self._unflushed: list[EventT[Any]] = []
+        self._discarded = False
         self._lock = asyncio.Lock()
         self._positions: dict[int, tuple[int, float]] = {}
         self._last_progress = self._unsettled_since = time.monotonic()
@@ -138,7 +139,7 @@ class StreamWorker:
         table.connection = configuration.kafka
         table.on_restored = self._processor.load
         table.on_lost = self._on_lost
-        table.unflushed = lambda: bool(self._unflushed)
+        table.unflushed = lambda: bool(self._unflushed) or self._discarded
         return table
 
     def _on_lost(self, partitions: set[int]) -> None:
@@ -147,6 +148,7 @@ class StreamWorker:
         self._unsettled_since = time.monotonic()
         if self._unflushed:
             self._discard()
+        self._discarded = False
         self._processor.drop(partitions)
         self._positions.clear()
         self._alert.clear()
@@ -157,6 +159,7 @@ class StreamWorker:
             event.message.acked = True
         self._unflushed.clear()
         self._processor.discard()
+        self._discarded = True
 
     async def _on_recovered(self, *_: Any, **__: Any) -> None:
         """Faust sends this signal after a rebalance, before readings flow again."""
@@ -218,8 +221,8 @@ class StreamWorker:
     async def _flush(self, *, states: bool) -> None:
         """Results, then states, then acknowledgements; each waited for."""
         async with self._lock:
-            if states and self._unflushed and not await self._is_member():
-                states = False
+            # With nothing to write nothing may be written: not even the clock, which a successor may have moved on.
+            states = states and bool(self._unflushed or self._processor.changed) and await self._is_member()
             begin = time.monotonic()
             emissions, results = self._processor.take_results()
             changes: list[tuple[int, bytes, bytes | None]] = []

@@ -94,9 +94,17 @@ class Processor:
         self._schedule = [entry for entry in self._schedule if entry[2].partition not in partitions]
         heapq.heapify(self._schedule)
 
+    @property
+    def changed(self) -> bool:
+        """Whether there are states to write."""
+        return bool(self._dirty or self._retired)
+
     def discard(self) -> None:
-        """Forgets the results that have not been sent."""
+        """Forgets the results that have not been sent and that states have changed. Live states are then ahead of what
+        is stored: their partitions must be loaded again before anything of them is written."""
         self._emissions.clear()
+        self._dirty.clear()
+        self._retired.clear()
 
     def record(self, *, topic: str, partition: int, offset: int, value: bytes | None, now: int) -> None:
         """Takes one record of the readings topic in. A record that cannot be read becomes a dead letter."""
