@@ -103,11 +103,13 @@ class Workers:
         assert producer.flush(60) == 0
 
     def committed(self) -> int:
-        """Returns how many records the group has committed."""
+        """Returns how many records the group has committed. The first question about a group has Kafka look for its
+        coordinator, and it refuses to answer until that has read what it knows."""
         consumer = Consumer({"bootstrap.servers": self.kafka, "group.id": self.application, "log_level": 0})
         try:
             partitions = [TopicPartition(self.source, number) for number in range(PARTITIONS)]
-            return sum(max(0, p.offset) for p in consumer.committed(partitions, timeout=10))
+            found = until(lambda: consumer.committed(partitions, timeout=10), what="the group's coordinator")
+            return sum(max(0, p.offset) for p in found)
         finally:
             consumer.close()
 
