@@ -244,3 +244,25 @@ def test_a_live_window_costs_few_bytes(function: str, extra: dict[str, Any], mos
     assert panes >= 19
     size = len(encode(many.plan, many.state)) - len(encode(one.plan, one.state))
     assert size / panes <= most
+
+
+@pytest.mark.parametrize("readings", [[(0, 1), (10, 2)], [(10, 2), (0, 1)]])
+def test_readings_exactly_a_gap_apart_are_two_sessions_in_either_order(readings: list[tuple[float, float]]) -> None:
+    series = Series({"gapSeconds": 10, "allowedLatenessSeconds": 100})
+    found = results(series.send(*readings, (60, 0)))
+    assert sorted(found) == [(0, 10, 1, 1, 0), (10, 20, 2, 1, 0)]
+
+
+def test_an_open_window_that_has_not_changed_is_not_emitted_again() -> None:
+    series = Series({"periodSeconds": 30, "emit": "Updates", "emitSeconds": 5}, outOfOrdernessSeconds=50)
+    found = series.send((1001, 1), (1009, 1), (1040, 1), (1046, 1))
+    assert results(found) == [(990, 1020, 2, 2, 0), (1020, 1050, 1, 1, 0), (1020, 1050, 2, 2, 1)]
+
+
+def test_a_difference_goes_on_from_a_dropped_window_after_a_restart() -> None:
+    window = {"periodSeconds": 100, "function": "Difference"}
+    before = Series(window)
+    before.send((0, 10), (100, 15))
+    after = Series(window)
+    after.state = decode(after.plan, encode(before.plan, before.state))
+    assert results(after.send((200, 0))) == [(100, 200, 5, 1, 0)]
