@@ -130,7 +130,7 @@ class Log:
                                    "enable.auto.commit": False, "check.crcs": False})  # fmt: skip
         self._consumer.assign([TopicPartition(topic, n, 0) for n in range(PARTITIONS)])
 
-    def read(self, count: int, seconds: float = 120) -> list[Arrival]:
+    def read(self, count: int, seconds: float = 300) -> list[Arrival]:
         """Waits for so many messages more and returns them. Fails when they do not come, or a message came twice as
         another."""
         out: list[Arrival] = []
@@ -209,7 +209,7 @@ class Telegraf:
     def stop(self) -> None:
         assert self._process is not None
         self._process.send_signal(signal.SIGTERM)
-        self._process.wait(30)
+        self._process.wait(180)  # it sends what it holds first
 
     def pids(self) -> list[int]:
         assert self._process is not None
