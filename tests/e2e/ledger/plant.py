@@ -14,7 +14,7 @@ from e2e.ledger.book import Book
 from e2e.ledger.report import Report, Row
 from e2e.ledger.schedule import ACCELERATION, LATENESS, PERIOD
 from e2e.ledger.traffic import Traffic
-from e2e.ledger.verdict import Verdict, compare_windows, held, judge, missing, moment
+from e2e.ledger.verdict import Verdict, compare_windows, expected, held, judge, missing, moment
 
 Fault = Callable[["Plant"], None]
 """Deals a fault and comes back when it is over; recovery is measured from there."""
@@ -152,18 +152,17 @@ class Plant:
     def _wait_windows(self, since: int) -> list[str]:
         """Waits until windows agree with the ledger; returns how they differ in the end."""
         differences: list[str] = []
-        everything = self.book.since()
+        results = expected(pipeline.document()["spec"], self.book.since())
 
         def agree() -> bool:
             nonlocal differences
-            differences = compare_windows(
-                self.gateway, pipeline.document()["spec"], everything, pipeline=pipeline.NAME, since=since
-            )
+            differences = compare_windows(self.gateway, results, pipeline=pipeline.NAME, since=since)
             return not differences
 
         try:
-            kube.until(agree, what="windows to agree with the ledger", seconds=SETTLE_SECONDS / 2, every=2)
+            kube.until(agree, what="windows to agree with the ledger", seconds=SETTLE_SECONDS, every=2)
         except AssertionError:
+            print("\n".join(differences))
             return differences
         return []
 

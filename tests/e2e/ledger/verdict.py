@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from e2e.clients import Gateway
 from e2e.ledger.book import Entry, Key
-from e2e.recompute import recompute
+from e2e.recompute import Expected, recompute
 
 Window = tuple[str, str, int]
 """Name of the window, device (empty for a derived metric) and start (ms)."""
@@ -96,12 +96,13 @@ def judge(entries: list[Entry], found: Held, *, everything: list[Entry]) -> Verd
     return verdict
 
 
-def compare_windows(
-    gateway: Gateway, spec: dict[str, Any], everything: list[Entry], *, pipeline: str, since: int
-) -> list[str]:
-    """Returns how the results of windows from `since` on, and the list of late readings, differ from the recompute of
-    the whole ledger."""
-    results = recompute(spec, [entry.row() for entry in everything if not entry.refused])
+def expected(spec: dict[str, Any], everything: list[Entry]) -> Expected:
+    """Returns the results of the whole ledger, recomputed."""
+    return recompute(spec, [entry.row() for entry in everything if not entry.refused])
+
+
+def compare_windows(gateway: Gateway, results: Expected, *, pipeline: str, since: int) -> list[str]:
+    """Returns how the results of windows from `since` on, and the list of late readings, differ from the expected."""
     return _windows(gateway, results.aggregates, pipeline=pipeline, since=since) + _late(gateway, results.late)
 
 
