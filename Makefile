@@ -36,7 +36,7 @@ images: bootstrap ## Build our own images and load them into the running cluster
 	@$(DEV) images
 
 .PHONY: test
-test: test-unit test-integration test-chart test-e2e ## Run every test
+test: test-unit test-integration test-chart test-e2e ## Run the tests (the ledger of faults is `make reliability`)
 
 .PHONY: test-unit
 test-unit: uv ## Pure parts and shells with small fakes
@@ -57,7 +57,6 @@ test-e2e: bootstrap ## Whole pipelines on a kind cluster
 	@$(DEV) cluster up
 	@$(DEV) operator
 	@uv run pytest tests/e2e --ignore=tests/e2e/ledger
-	@uv run pytest tests/e2e/ledger
 
 .PHONY: reliability
 reliability: bootstrap ## Deal every fault to a pipeline under load, and write docs/reliability.md (SOAK_SECONDS=600)
