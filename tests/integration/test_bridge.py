@@ -79,7 +79,7 @@ def test_while_kafka_stands_still_the_bridge_stops_reading_and_then_goes_on(
             value = number if number % 10 else "bad"
             payload = json.dumps({"ts": number, "value": value, "pad": "x" * 50_000}).encode()
             device.publish(f"{prefix}/d{number % 7}/m", payload, number)
-        until(lambda: len(device.acknowledged) >= 8100, what="all PUBACKs")
+        until(lambda: len(device.acknowledged) >= 8100, what="all PUBACKs", seconds=180)
         time.sleep(2)
         grown = bridge.resident_bytes - before
         assert grown < 160 * 2**20, f"the bridge grew by {grown / 2**20:.0f} MiB while Kafka stood still"
@@ -87,7 +87,9 @@ def test_while_kafka_stands_still_the_bridge_stops_reading_and_then_goes_on(
         assert taken < 4000, "the bridge went on reading"
         subprocess.run(["docker", "unpause", name], check=True, capture_output=True)
         bad = set(range(100, 8100, 10))
-        until(lambda: bridge.metric("sensorpipeline_readings_total") >= 8100 - len(bad), what="all readings")
+        until(
+            lambda: bridge.metric("sensorpipeline_readings_total") >= 8100 - len(bad), what="all readings", seconds=180
+        )
         assert set(stored(kafka, topics)) == set(range(8100)) - bad
         dead = {json.loads(base64.b64decode(letter["payload"]))["ts"] for letter in letters(kafka, topics)}
         assert dead == bad

@@ -15,6 +15,7 @@ def main() -> None:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for library in ("kopf", "kafka"):
         logging.getLogger(library).setLevel(logging.WARNING)
+    logging.getLogger("kafka.net").setLevel(logging.ERROR)  # warns at each connection that SASL/PLAIN is plain
     registry = kopf.get_default_registry()
     register(registry, settings)
     kopf.run(

@@ -21,6 +21,7 @@ Key = tuple[str, str]
 """Namespace and name of a pipeline."""
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
+VISIT_SECONDS = 90.0
 SETTLE_SECONDS = 0.2
 """Events come in bursts; a visit waits this long for the rest of one."""
 
@@ -90,10 +91,20 @@ class Dispatcher:
         """Makes one visit; returns when to come again (s) and whether it went well."""
         begin = time.monotonic()
         try:
-            outcome = await self._visit(key)
-            await self._tell(key, outcome)
-        except (SensorPipelineError, aiohttp.ClientError, OSError, TimeoutError) as error:
+            async with asyncio.timeout(VISIT_SECONDS):
+                outcome = await self._visit(key)
+                await self._tell(key, outcome)
+        except TimeoutError as error:
+            log.warning("%s/%s: the visit did not end within %s s %s", *key, VISIT_SECONDS, error)
+            metrics.RECONCILE.labels("error").inc()
+            return self._interval, False
+        except (SensorPipelineError, aiohttp.ClientError, OSError) as error:
             log.warning("%s/%s: %s", *key, error)
+            metrics.RECONCILE.labels("error").inc()
+            return self._interval, False
+        except Exception:
+            # A mistake of ours, or an error that a library does not declare: it must not end the visits for ever.
+            log.exception("%s/%s: the visit failed", *key)
             metrics.RECONCILE.labels("error").inc()
             return self._interval, False
         finally:

@@ -2,6 +2,7 @@
 
 import asyncio
 
+import pytest
 from sensorpipeline_operator.dispatcher import Dispatcher, Key
 from sensorpipeline_operator.errors import ApiError
 from sensorpipeline_operator.reconcile import Outcome
@@ -10,9 +11,10 @@ KEY = ("default", "building")
 
 
 class Visits:
-    """Counts visits; fails the first `failures`."""
+    """Counts visits; fails the first `failures` with `error`."""
 
-    def __init__(self, *, failures: int = 0) -> None:
+    def __init__(self, *, failures: int = 0, error: Exception | None = None) -> None:
+        self.error = error or ApiError("refused")
         self.count = 0
         self.under_way = 0
         self.most = 0
@@ -29,7 +31,7 @@ class Visits:
         self.count += 1
         self.changed.set()
         if self.count <= self.failures:
-            raise ApiError("refused")
+            raise self.error
         return Outcome()
 
     async def tell(self, key: Key, outcome: Outcome) -> None:
@@ -63,11 +65,25 @@ async def test_a_burst_of_events_during_a_visit_leads_to_one_more() -> None:
     subject.forget(KEY)
 
 
-async def test_a_failed_visit_is_made_again() -> None:
-    visits = Visits(failures=1)
+@pytest.mark.parametrize("error", [ApiError("refused"), TimeoutError(), RuntimeError("a mistake of ours")])
+async def test_a_failed_visit_is_made_again(error: Exception) -> None:
+    visits = Visits(failures=1, error=error)
     subject, _ = dispatcher(visits)
     subject.trigger(KEY)
     await visits.until(2)
+    subject.forget(KEY)
+
+
+async def test_a_visit_that_does_not_end_is_given_up_and_made_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sensorpipeline_operator.dispatcher.VISIT_SECONDS", 0.05)
+    visits = Visits()
+    visits.gate.clear()
+    subject, _ = dispatcher(visits)
+    subject.trigger(KEY)
+    await asyncio.sleep(0.1)
+    assert visits.count == 0
+    visits.gate.set()
+    await visits.until(1)
     subject.forget(KEY)
 
 
