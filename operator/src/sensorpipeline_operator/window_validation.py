@@ -33,7 +33,9 @@ def describe_length(window: Window) -> str:
     """Returns how long a window is, in words."""
     if window.calendar is not None:
         return f"{window.calendar.value} in {window.time_zone}"
-    return f"{window.period_seconds or window.gap_seconds} s"
+    length = f"{window.period_seconds or window.gap_seconds} s"
+    slides = window.slide_seconds not in {None, window.period_seconds}
+    return f"{length} every {window.slide_seconds} s" if slides else length
 
 
 def _check_window(window: Window, path: str) -> None:

@@ -61,6 +61,8 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"derivedMetrics": derived('Day["a2"]')}, "derivedMetrics[0].expression", "a2"),
     ({"fleets": [fleet(), fleet("b", windows=[HOURLY])], "derivedMetrics": derived('Day["a1"] + Hour["b1"]')},
      "derivedMetrics[0].expression", "different length"),
+    ({"fleets": [fleet(windows=[HOURLY, HOURLY | {"name": "Sliding", "slideSeconds": 600}])],
+      "derivedMetrics": derived('Hour["a1"] + Sliding["a1"]')}, "derivedMetrics[0].expression", "different length"),
     ({"derivedMetrics": derived("Day + 1")}, "derivedMetrics[0].expression", 'must be with a device: Day["<device>"]'),
     ({"derivedMetrics": derived("Other + 1")}, "derivedMetrics[0].expression", "must be one of Day, Rest"),
     ({"derivedMetrics": derived("Rest.a1 + 1")}, "derivedMetrics[0].expression", "must be without a device"),

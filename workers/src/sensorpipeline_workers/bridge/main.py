@@ -15,7 +15,7 @@ from sensorpipeline_workers.runtime.health import Health
 from sensorpipeline_workers.runtime.topics import wait_for_topics
 
 GARBAGE_THRESHOLD = 50_000
-"""Messages come and go without cycles; looking for some after every 700 objects costs a tenth of the time."""
+"""Messages come and go without cycles; looking for some after every 700 objects is time lost."""
 
 
 def run() -> None:
