@@ -47,7 +47,7 @@ REFUSED = [
      "windows[].metric must name one of the fleet's metrics"),
     ("a threshold with two bounds", "spec.fleets.0.thresholds",
      [{"name": "T", "metric": "temperature", "above": "1", "below": "0"}],
-     "exactly one of above and below must be set"),
+     "exactly one of above, below, risingFasterThan"),
     ("CSV without columns", "spec.fleets.0.payload", {"format": "Csv"}, "payload.columns must be set"),
     ("CSV without the time's column", "spec.fleets.0.payload", {"format": "Csv", "columns": ["value"]},
      "payload.columns must hold timeField"),
