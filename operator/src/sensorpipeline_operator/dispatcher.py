@@ -21,7 +21,7 @@ Key = tuple[str, str]
 """Namespace and name of a pipeline."""
 
 FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS = 1.0, 60.0
-VISIT_SECONDS = 90.0
+VISIT_SECONDS = 45.0
 SETTLE_SECONDS = 0.2
 """Events come in bursts; a visit waits this long for the rest of one."""
 

@@ -52,10 +52,12 @@ class Adoption:
         self._stop.set()
         self._wake.set()
 
-    def empty_guards(self, client_ids: list[str]) -> None:
-        """Asks to empty and end guards, which have no subscriptions any more, now."""
+    def empty_guards(self, client_ids: list[str]) -> Callable[[], bool]:
+        """Asks to empty and end guards, which have no subscriptions any more, now; returns what says whether it is
+        done. `client_ids` is used up."""
         self._guards = client_ids
         self._wake.set()
+        return lambda: not client_ids
 
     def run(self) -> None:
         """Looks now and then; whatever goes wrong is tried again at the next look."""

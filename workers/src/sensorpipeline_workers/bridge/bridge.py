@@ -16,6 +16,8 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.5
 DRAIN_SECONDS = 15.0
 STALL_SECONDS = 10.0
+GUARD_SECONDS = 120.0
+"""How long what a guard holds goes first at most; what cannot be carried over by then comes later."""
 RETRY_SECONDS = 1.0
 
 
@@ -26,7 +28,7 @@ class Bridge:
 
     def __init__(
         self, configuration: BridgeConfiguration, partitions: dict[str, int], counters: Counters, health: Health,
-        guards_released: Callable[[list[str]], None] | None = None,
+        guards_released: Callable[[list[str]], Callable[[], bool]] | None = None,
     ) -> None:  # fmt: skip
         self._configuration = configuration
         self._health = health
@@ -78,7 +80,13 @@ class Bridge:
                 if not session.session_present:
                     break
             found.insert(0, client_id)
-        self._guards_released(found)
+        emptied = self._guards_released(found)
+        # What the guards hold is older than what has come to us since: it goes first, so that no reading is made late.
+        deadline = time.monotonic() + GUARD_SECONDS
+        while not emptied() and self._stopping_since is None and time.monotonic() < deadline:
+            self._health.beat()
+            connection.keep_alive()
+            time.sleep(0.02)
 
     def _last_guard(self, client_id: str) -> int:
         """Returns the number of the broker's last guard, 0 when it has none."""
