@@ -115,7 +115,7 @@ bench: ## Run every benchmark; their results go to docs/performance.md
 .PHONY: bench-worker
 bench-worker: bootstrap ## The stream worker beside Kafka Streams and quixstreams, on a Kafka in a container
 	@$(DEV) components
-	@uv run python -m bench.worker
+	@PYTHONPATH=tests:. uv run python -m bench.worker
 
 .PHONY: bench-gateway
 bench-gateway: bootstrap ## Readings over HTTP into Kafka, against the bare producer

@@ -23,9 +23,8 @@ from typing import Any
 
 import msgspec
 import pymongo
-from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
-from integration.conftest import Part, free_port, run_kafka
+from integration.conftest import Part, free_port, make_producer, run_kafka
 from integration.stores import Mongod, database, metric, mongods
 from pymongo.operations import ReplaceOne
 from pymongo.write_concern import WriteConcern
@@ -86,7 +85,7 @@ def aggregate(number: int) -> Aggregate:
 
 def fill(server: str, topics: Topics, readings: int, aggregates: int) -> None:
     """Writes the records as the bridge and the worker do: many readings of one partition in a record, one aggregate."""
-    producer = Producer({"bootstrap.servers": server, "linger.ms": 50, "compression.type": "lz4"})
+    producer = make_producer(server, **{"linger.ms": 50, "compression.type": "lz4"})
 
     def send(topic: str, partition: int, value: bytes) -> None:
         while True:

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from confluent_kafka import Consumer, TopicPartition
+from integration.conftest import run_kafka
 
 from bench import worker_peers as peers
 from bench import workload as work
-from bench.broker import broker
 from bench.worker_report import Measurement, write_page
 from bench.worker_series import measure_series
 
@@ -163,7 +163,7 @@ def main() -> None:
     for peer in chosen:
         peer.prepare()
     measured: list[Measurement] = []
-    with broker() as server:
+    with run_kafka(heap="1g") as (_, server):
         for workload in (*work.WORKLOADS, work.FLEET_CLOCK):
             if workload.name in options.workloads.split(";"):
                 measured += bench(server, workload, chosen, options)

@@ -16,12 +16,12 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import NewTopic
+from integration.conftest import free_port
 from sensorpipeline_api.configuration import CONFIGURATION_VARIABLE, KafkaConnection, Topics, WorkerConfiguration
 from sensorpipeline_api.spec import Fleet
 from sensorpipeline_dev.paths import CACHE
 
 from bench import workload as work
-from bench.broker import free_port
 
 HERE = Path(__file__).parent
 KAFKA_VERSION = tomllib.loads((HERE.parent / "versions.toml").read_text())["images"]["kafka"].rpartition(":")[2]

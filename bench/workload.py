@@ -11,6 +11,7 @@ from functools import cache
 import numpy as np
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewTopic
+from integration.conftest import make_producer
 
 PARTITIONS = 4
 STEP = 15 * 60_000
@@ -106,8 +107,8 @@ def fill(server: str, readings: Readings, *, batched: str | None, single: str | 
     topics = [NewTopic(topic, PARTITIONS, 1) for topic in (batched, single) if topic is not None]
     for future in admin(server).create_topics(topics).values():
         future.result()
-    producer = Producer(
-        {"bootstrap.servers": server, "linger.ms": 50, "compression.type": "lz4", "queue.buffering.max.messages": 10**6}
+    producer = make_producer(
+        server, **{"linger.ms": 50, "compression.type": "lz4", "queue.buffering.max.messages": 10**6}
     )
     pending: list[list[str]] = [[] for _ in range(PARTITIONS)]
     for partition, device, text in _texts(readings):

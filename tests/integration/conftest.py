@@ -43,15 +43,18 @@ listener.security.protocol.map=CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT
 log.dirs=/tmp/kraft
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
+transaction.state.log.replication.factor=1
+transaction.state.log.min.isr=1
 group.initial.rebalance.delay.ms=100
 message.max.bytes=4194304
 auto.create.topics.enable=false
+log.retention.ms=-1
 log.retention.check.interval.ms=500
 log.segment.delete.delay.ms=500
 EOF
 export CLASSPATH='/opt/kafka/libs/*'
 java -Xmx128m kafka.tools.StorageTool format --cluster-id 4L6g3nShT-eMCtK--X86sw --config /tmp/server.properties
-exec java -Xmx384m kafka.Kafka /tmp/server.properties
+exec java -Xmx{heap} kafka.Kafka /tmp/server.properties
 """
 
 
@@ -94,10 +97,10 @@ def container(image: str, *command: str, options: tuple[str, ...] = ()) -> Itera
 
 
 @contextmanager
-def run_kafka() -> Iterator[tuple[str, str]]:
+def run_kafka(heap: str = "384m") -> Iterator[tuple[str, str]]:
     """Runs a Kafka broker; gives its container's name and its bootstrap server."""
     port, controller = free_port(), free_port()
-    script = KAFKA.format(port=port, controller=controller)
+    script = KAFKA.format(port=port, controller=controller, heap=heap)
     with container(IMAGES["kafka"], "/bin/sh", "-ec", script, options=("--entrypoint", "")) as name:
         server = f"127.0.0.1:{port}"
         admin = AdminClient({"bootstrap.servers": server, "log_level": 0})
@@ -259,9 +262,15 @@ def part(tmp_path: Path) -> Iterator[Callable[..., Part]]:
         item.close()
 
 
+def make_producer(server: str, **settings: Any) -> Producer:
+    """Returns a producer that keeps the order of what it is given. Without idempotence a batch that is sent again, as
+    happens with a topic that has just been created, stands behind those that came after it."""
+    return Producer({"bootstrap.servers": server, "enable.idempotence": True} | settings)
+
+
 def produce(server: str, topic: str, records: list[tuple[str, Any]]) -> None:
     """Writes JSON records by key and waits until Kafka has them."""
-    producer = Producer({"bootstrap.servers": server, "partitioner": "murmur2_random"})
+    producer = make_producer(server, partitioner="murmur2_random")
     for key, value in records:
         producer.produce(topic, key=key, value=json.dumps(value).encode())
     assert producer.flush(30) == 0

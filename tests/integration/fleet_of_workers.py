@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from e2e.recompute_sums import Sums, recompute_sums
-from integration.conftest import consume, free_port, until
+from integration.conftest import consume, free_port, make_producer, until
 from sensorpipeline_api.configuration import CONFIGURATION_VARIABLE, KafkaConnection, Topics, WorkerConfiguration
 from sensorpipeline_api.spec import Fleet
 
@@ -89,7 +89,7 @@ class Workers:
 
     def produce(self, readings: pd.DataFrame) -> None:
         """Writes readings in records of many, each device's in order, and waits until Kafka has them."""
-        producer = Producer({"bootstrap.servers": self.kafka, "linger.ms": 20, "compression.type": "lz4"})
+        producer = make_producer(self.kafka, **{"linger.ms": 20, "compression.type": "lz4"})
         partitions = (readings["number"] % PARTITIONS).to_numpy()
         for partition in range(PARTITIONS):
             mine = readings[partitions == partition]

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from integration.conftest import until
+from integration.conftest import make_producer, until
 from kafka import KafkaAdminClient
 from sensorpipeline_operator.errors import NotReadyError
 from sensorpipeline_operator.kafka_storage import describe_volumes, look_after
@@ -54,7 +54,7 @@ def commit(kafka: str, topic: str, group: str, offset: int) -> None:
 def test_a_full_volume_is_emptied_by_what_everybody_has_read_and_by_nothing_else(
     kafka: str, topic: str, look: Callable[[], Decision]
 ) -> None:
-    producer = Producer({"bootstrap.servers": kafka, "queue.buffering.max.kbytes": 262144})
+    producer = make_producer(kafka, **{"queue.buffering.max.kbytes": 262144})
     assert not look().suspend
     filled = 0
     while not look().suspend:

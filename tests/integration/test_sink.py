@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from integration.conftest import Part, free_port, produce, until
+from integration.conftest import Part, free_port, make_producer, produce, until
 from integration.stores import Mongod, as_records, database, description, metric, mongods
 from pymongo.errors import PyMongoError
 from sensorpipeline_api.configuration import Configuration, KafkaConnection, SinkConfiguration, StoreConnection, Topics
@@ -259,9 +259,7 @@ def test_dead_letters_of_large_messages_are_written_however_many_wait(
 
 
 def send(kafka: str, records: list[tuple[str, bytes]]) -> None:
-    from confluent_kafka import Producer
-
-    producer = Producer({"bootstrap.servers": kafka, "message.max.bytes": 4_100_000})
+    producer = make_producer(kafka, **{"message.max.bytes": 4_100_000})
     for topic, value in records:
         producer.produce(topic, key=b"k", value=value)
     assert producer.flush(30) == 0

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import random
 import signal
 import subprocess
@@ -12,10 +13,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Producer
 from confluent_kafka.admin import NewTopic
 from e2e.recompute import recompute
-from integration.conftest import ROOT, consume, run_kafka, until
+from integration.conftest import ROOT, consume, make_producer, run_kafka, until
 from integration.fleet_of_workers import PARTITIONS, fleet_of_workers, make_disorderly, make_fleet
 
 SEED = 20
@@ -140,7 +140,7 @@ def test_a_worker_goes_on_with_the_states_that_version_1_has_written(kafka: str,
     with fleet_of_workers(kafka, tmp_path, fleet) as workers:
         state = NewTopic(workers.changelog, PARTITIONS, 1, config={"cleanup.policy": "compact"})
         workers.admin.create_topics([state])[workers.changelog].result()
-        producer = Producer({"bootstrap.servers": kafka})
+        producer = make_producer(kafka)
         producer.produce(workers.changelog, base64.b64decode(sample.read_text()), key="0|d|m", partition=0)
         for _ in range(42):
             producer.produce(workers.source, b"[]", partition=0)
@@ -169,7 +169,8 @@ def test_kafka_streams_and_quixstreams_come_to_the_same_results() -> None:
     By the fleet's clock all refuse the same readings, too."""
     command = [sys.executable, "-m", "bench.worker", "--readings", "60000", "--workloads",
                "day windows;5 % late;fleet clock", "--no-recovery", "--no-page"]  # fmt: skip
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=500)
+    environment = os.environ | {"PYTHONPATH": f"{ROOT / 'tests'}:{ROOT}"}
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500)
     assert ended.returncode == 0, ended.stderr[-3000:]
     lines = [line for line in ended.stdout.splitlines() if "results agree" in line]
     assert [sum(engine in line for line in lines) for engine in ("sensorpipeline", "Kafka Streams", "quixstreams")] == [

@@ -221,6 +221,10 @@ class StreamWorker:
     async def _flush(self, *, states: bool) -> None:
         """Results, then states, then acknowledgements; each waited for."""
         async with self._lock:
+            if self._discarded:
+                # States are ahead of what is stored, and results are missing: nothing may be written of them.
+                self._discard()
+                return
             # With nothing to write nothing may be written: not even the clock, which a successor may have moved on.
             states = states and bool(self._unflushed or self._processor.changed) and await self._is_member()
             begin = time.monotonic()
