@@ -5,6 +5,10 @@ from datetime import date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 _KEPT = 4096
+_CYCLE = 146_097 * 86_400_000
+"""400 years, after which dates and weekdays, and with them the rules of time zones, repeat."""
+_FAR = 250_000_000_000_000
+"""In the year 9892: later times are found a cycle earlier, since dates end with the year 9999."""
 
 
 class CalendarBounds:
@@ -34,6 +38,9 @@ class CalendarBounds:
         return start, end
 
     def _find(self, time: int) -> tuple[int, int]:
+        if time >= _FAR:
+            start, end = self._find(time - _CYCLE)
+            return start + _CYCLE, end + _CYCLE
         first = datetime.fromtimestamp(time // 1000, tz=self._zone).date()
         if self._months:
             first = first.replace(day=1)

@@ -5,6 +5,7 @@ sessions rely on. Readings come one by one (`add`, in any order) or as a slice t
 """
 
 import math
+import sys
 from array import array
 from bisect import bisect_left
 from itertools import pairwise
@@ -12,6 +13,8 @@ from typing import Any, cast
 
 import msgspec
 from ddsketch.mapping import LogarithmicMapping
+
+from sensorpipeline_workers.engine.numbers import DOWN, UP, finite, summed, weighted_mean
 
 QUANTILE_ERROR = 0.01
 """A quantile is at most this far, relatively, from the value of that rank (DDSketch, Masson et al., VLDB 2019)."""
@@ -25,8 +28,20 @@ _SMALLEST = 1e-300
 """What is smaller in size counts as zero in a sketch."""
 
 
+_LARGE = 2.0**1022
+"""A sum from here on is kept on a smaller scale: what is added to it must not overflow."""
+
+_WIDE = 2.0**500
+"""Deviations from here on, too: their squares must not overflow."""
+
+_NARROWER, _WIDER = 2.0**-600, 2.0**600
+
+
 def _value(key: int) -> float:
-    value: float = _mapping.value(key)
+    try:
+        value: float = _mapping.value(key)
+    except OverflowError:  # the bucket of the largest floats: its middle is none
+        return sys.float_info.max
     return value
 
 
@@ -68,48 +83,89 @@ class Pane(msgspec.Struct, array_like=True, gc=False, tag=0):
 
 
 class SumPane(Pane, tag=1):
-    """Sum and Mean. The sum is compensated (two floats), so its error does not grow with the count."""
+    """Sum and Mean. The sum is compensated (two floats), so its error does not grow with the count. `scaled` says that
+    it has been beyond `_LARGE` and that both are on the smaller scale since."""
 
     total: float = 0.0
     compensation: float = 0.0
+    scaled: bool = False
 
     def add(self, time: int, value: float) -> None:
         self.count += 1
         before = self.total
-        total = self.total = before + value
+        total = before + value
+        if self.scaled or not -_LARGE < total < _LARGE:
+            self._add_scaled(value * DOWN)
+            return
+        self.total = total
         grown = total - before
         self.compensation += (before - (total - grown)) + (value - grown)
 
     def extend(self, times: list[int], values: list[float]) -> None:
-        self.count += len(values)
+        if not self.scaled:
+            total, compensation = self._summed(values)
+            if -_LARGE < total < _LARGE and -_LARGE < compensation < _LARGE:
+                self.count += len(values)
+                self.total, self.compensation = total, compensation
+                return
+            self._scale()
+        for value in values:
+            self.add(0, value)
+
+    def _summed(self, values: list[float]) -> tuple[float, float]:
+        """Returns total and compensation with more values; beyond `_LARGE` or not a number if they do not fit."""
+        total, compensation = self.total, self.compensation
         if len(values) >= _SHORT:
+            parts = [total, compensation, *values]
             try:
-                parts = [self.total, self.compensation, *values]
                 total = math.fsum(parts)
                 parts.append(-total)
-                self.compensation = math.fsum(parts)
-                self.total = total
-                return
+                return total, math.fsum(parts)
             except (OverflowError, ValueError):
-                pass  # beyond what a float holds: the loop ends with an infinite sum
-        total, compensation = self.total, self.compensation
+                return math.inf, math.inf
         for value in values:
             before = total
             total = before + value
             grown = total - before
             compensation += (before - (total - grown)) + (value - grown)
-        self.total, self.compensation = total, compensation
+        return total, compensation
 
     def merge(self, other: Any) -> None:
         count = self.count + other.count
-        self.add(0, other.total)
-        self.compensation += other.compensation
+        if other.scaled:
+            self._add_scaled(other.total)
+            self._add_scaled(other.compensation)
+        else:
+            self.add(0, other.total)
+            self.add(0, other.compensation)
         self.count = count
 
+    def _add_scaled(self, part: float) -> None:
+        self._scale()
+        before = self.total
+        total = self.total = before + part
+        grown = total - before
+        self.compensation += (before - (total - grown)) + (part - grown)
+
+    def _scale(self) -> None:
+        if not self.scaled:
+            self.scaled = True
+            self.total *= DOWN
+            self.compensation *= DOWN
+
     def sum(self) -> float:
-        """Returns the compensated sum; infinite beyond what a float holds."""
+        """Returns the compensated sum."""
+        return self._over(1)
+
+    def mean(self) -> float:
+        """Returns the mean."""
+        return self._over(self.count)
+
+    def _over(self, count: int) -> float:
         value = self.total + self.compensation
-        return value if math.isfinite(value) else self.total
+        if math.isnan(value):  # an infinite sum that was stored before there was the smaller scale
+            value = self.total
+        return finite(value / count * UP if self.scaled else value / count)
 
 
 class MinimumPane(Pane, tag=2):
@@ -183,32 +239,48 @@ class SpanPane(Pane, tag=4):
 
 
 class MomentsPane(Pane, tag=5):
-    """StandardDeviation: mean and sum of squared deviations (Welford; merged after Chan et al.)."""
+    """StandardDeviation: mean and sum of squared deviations (Welford; merged after Chan et al.). `scaled` says that a
+    deviation was beyond `_WIDE` and that both are on a smaller scale since."""
 
     mean: float = 0.0
     squares: float = 0.0
+    scaled: bool = False
 
     def add(self, time: int, value: float) -> None:
-        self.count += 1
-        off = value - self.mean
-        self.mean += off / self.count
-        self.squares += off * (value - self.mean)
+        self.extend([time], [value])
 
     def extend(self, times: list[int], values: list[float]) -> None:
         count, mean, squares = self.count, self.mean, self.squares
         for value in values:
-            count += 1
+            if self.scaled:
+                value *= _NARROWER
             off = value - mean
+            if not -_WIDE < off < _WIDE and not self.scaled:
+                self.scaled = True
+                value, mean, squares = value * _NARROWER, mean * _NARROWER, squares * _NARROWER * _NARROWER
+                off = value - mean
+            count += 1
             mean += off / count
             squares += off * (value - mean)
         self.count, self.mean, self.squares = count, mean, squares
 
     def merge(self, other: Any) -> None:
         count = self.count + other.count
-        off = other.mean - self.mean
+        others_mean, others_squares = other.mean, other.squares
+        if not self.scaled and (other.scaled or not -_WIDE < others_mean - self.mean < _WIDE):
+            self.scaled = True
+            self.mean, self.squares = self.mean * _NARROWER, self.squares * _NARROWER * _NARROWER
+        if self.scaled and not other.scaled:
+            others_mean, others_squares = others_mean * _NARROWER, others_squares * _NARROWER * _NARROWER
+        off = others_mean - self.mean
         self.mean += off * other.count / count
-        self.squares += other.squares + off * off * self.count * other.count / count
+        self.squares += others_squares + off * off * self.count * other.count / count
         self.count = count
+
+    def deviation(self) -> float:
+        """Returns the standard deviation of the readings as a whole population."""
+        deviation = math.sqrt(max(0.0, self.squares) / self.count)
+        return finite(deviation * _WIDER if self.scaled else deviation)
 
 
 class SketchPane(Pane, tag=6):
@@ -306,19 +378,17 @@ class SamplesPane(Pane, tag=7):
         """The last value by event time."""
         return cast(float, self.values[-1])
 
-    def increase(self) -> float:
-        """Returns how much a counter has grown from the first to the last reading; a fall is a start anew at 0."""
-        values = self.values
+    def increase(self, *, since: float | None = None, seconds: float = 1.0) -> float:
+        """Returns how much a counter has grown from a reading before (the first one by default) to the last reading,
+        per so many seconds; a fall is a start anew at 0."""
+        values = self.values if since is None else [since, *self.values]
         resets = [before for before, value in pairwise(values) if value < before]
-        return math.fsum([values[-1], -values[0], *resets])
+        return summed([values[-1], -values[0], *resets], seconds)
 
     def time_weighted_mean(self) -> float:
         """Returns the mean of the values, each weighted with the time to the next reading or the window's end."""
-        times = self.times
-        ends = [*times[1:], self.end]
-        weights = [end - time for time, end in zip(times, ends, strict=True)]
-        area = math.fsum(value * weight for value, weight in zip(self.values, weights, strict=True))
-        return float(area / (self.end - times[0]))
+        ends = [*self.times[1:], self.end]
+        return weighted_mean(self.values, [end - time for time, end in zip(self.times, ends, strict=True)])
 
 
 class PeriodsPane(Pane, tag=8):

@@ -1,7 +1,5 @@
 """A fleet's windows and thresholds, compiled for one metric: numbers in milliseconds and floats, functions chosen."""
 
-import math
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum, auto
@@ -15,6 +13,7 @@ from sensorpipeline_api.units import window_unit
 
 from sensorpipeline_workers.engine import panes
 from sensorpipeline_workers.engine.calendars import CalendarBounds
+from sensorpipeline_workers.engine.numbers import finite, slope
 
 Bounds = Callable[[int], tuple[int, int]]
 """From a time to start and end of the window that holds it."""
@@ -128,13 +127,6 @@ def compile_fleet(fleet: Fleet) -> dict[str, MetricPlan]:
     return {metric.name: compile_metric(fleet, metric.name) for metric in fleet.metrics}
 
 
-def finite(value: float) -> float:
-    """Returns the value; one that is beyond what a float holds is the largest float of its sign."""
-    if math.isfinite(value):
-        return value
-    return math.copysign(sys.float_info.max, value)
-
-
 def _longest(window: WindowPlan) -> int:
     return window.period or window.gap
 
@@ -206,7 +198,7 @@ def _function(window: Window) -> tuple[Callable[[int, int], Any], Callable[..., 
         case WindowFunction.SUM:
             return panes.SumPane, lambda pane: pane.sum()
         case WindowFunction.MEAN:
-            return panes.SumPane, lambda pane: pane.sum() / pane.count
+            return panes.SumPane, lambda pane: pane.mean()
         case WindowFunction.MINIMUM:
             return panes.MinimumPane, lambda pane: pane.value
         case WindowFunction.MAXIMUM:
@@ -222,7 +214,7 @@ def _function(window: Window) -> tuple[Callable[[int, int], Any], Callable[..., 
         case WindowFunction.RATE:
             return (panes.SamplesPane, _counter_rate) if resets else (panes.SpanPane, _rate)
         case WindowFunction.STANDARD_DEVIATION:
-            return panes.MomentsPane, lambda pane: math.sqrt(max(0.0, pane.squares) / pane.count)
+            return panes.MomentsPane, lambda pane: pane.deviation()
         case WindowFunction.QUANTILE:
             rank = as_float(window.quantile or "0.5")
             return panes.SketchPane, lambda pane: pane.quantile(rank)
@@ -234,24 +226,21 @@ def _function(window: Window) -> tuple[Callable[[int, int], Any], Callable[..., 
 
 
 def _difference(pane: panes.SpanPane, before: float | None) -> float | None:
-    return None if before is None else pane.last - before
+    return None if before is None else finite(pane.last - before)
 
 
 def _increase_since(pane: panes.SamplesPane, before: float | None) -> float | None:
-    if before is None:
-        return None
-    first: float = pane.values[0]
-    return pane.increase() + (first - before if first >= before else first)
+    return None if before is None else pane.increase(since=before)
 
 
 def _rate(pane: panes.SpanPane) -> float | None:
-    seconds = (pane.last_time - pane.first_time) / 1000
-    return (pane.last - pane.first) / seconds if seconds else None
+    milliseconds = pane.last_time - pane.first_time
+    return slope(pane.first, pane.last, milliseconds) if milliseconds else None
 
 
 def _counter_rate(pane: panes.SamplesPane) -> float | None:
     seconds = (pane.times[-1] - pane.times[0]) / 1000
-    return pane.increase() / seconds if seconds else None
+    return pane.increase(seconds=seconds) if seconds else None
 
 
 def _threshold(threshold: Threshold) -> ThresholdPlan:

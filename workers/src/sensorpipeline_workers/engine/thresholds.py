@@ -6,6 +6,7 @@ silence goes by the clock, since a device that sends nothing moves no event time
 
 from sensorpipeline_api.records import Alert, AlertState
 
+from sensorpipeline_workers.engine.numbers import slope
 from sensorpipeline_workers.engine.plan import MetricPlan, ThresholdPlan, Watch
 from sensorpipeline_workers.engine.state import AlertState as SeriesAlert
 from sensorpipeline_workers.engine.state import SeriesState
@@ -81,6 +82,6 @@ def _rates(state: SeriesState, times: list[int], values: list[float]) -> list[fl
     if state.newest >= 0:
         times, values = [state.newest, *times], [state.value, *values]
     return [
-        (values[n + 1] - values[n]) * 1000 / (times[n + 1] - times[n])
+        slope(values[n], values[n + 1], times[n + 1] - times[n])
         for n in range(len(times) - 1)
     ]  # fmt: skip

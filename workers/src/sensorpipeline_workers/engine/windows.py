@@ -14,7 +14,7 @@ from typing import Any
 
 from sensorpipeline_api.records import Aggregate, Alert, Late
 
-from sensorpipeline_workers.engine.plan import Kind, MetricPlan, WindowPlan, finite
+from sensorpipeline_workers.engine.plan import Kind, MetricPlan, WindowPlan
 from sensorpipeline_workers.engine.state import WindowState
 
 Emissions = list[Aggregate | Late | Alert]
@@ -37,8 +37,8 @@ class Emitter:
         pane.reported = pane.count
         self.out.append(
             Aggregate(
-                window.name, self.plan.fleet, self.device, self.plan.metric, pane.start, pane.end, finite(value),
-                pane.count, pane.revision, final, window.unit,
+                window.name, self.plan.fleet, self.device, self.plan.metric, pane.start, pane.end, value, pane.count,
+                pane.revision, final, window.unit,
             )
         )  # fmt: skip
 
