@@ -219,6 +219,12 @@ class Part:
         return self._process.pid
 
     @property
+    def running(self) -> bool:
+        """Whether the process has not ended."""
+        assert self._process is not None
+        return self._process.poll() is None
+
+    @property
     def ready(self) -> bool:
         """Whether the part says that it does its work."""
         try:

@@ -8,7 +8,8 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
-from integration.conftest import Part, consume, free_port, produce, until
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from integration.conftest import Part, consume, free_port, make_producer, produce, until
 from sensorpipeline_api.configuration import (
     DERIVED_PATH,
     Configuration,
@@ -28,6 +29,14 @@ HOUR = 3_600_000
 def plan(name: str, expression: str, unit: str = "") -> DerivedPlan:
     metric = DerivedMetric(name=name, expression=expression)
     return DerivedPlan(metric=metric, inputs=parse_expression(expression), unit=unit)
+
+
+def produce_raw(server: str, topic: str, values: list[bytes]) -> None:
+    """Writes records of any content."""
+    producer = make_producer(server)
+    for value in values:
+        producer.produce(topic, value=value)
+    assert producer.flush(30) == 0
 
 
 def configuration(kafka: str, topics: Topics) -> DeriveConfiguration:
@@ -85,6 +94,7 @@ def test_a_killed_derive_emits_what_a_recompute_gives(kafka: str, topics: Topics
         wanted["Rest", start * HOUR] = (rest, re + rx + ry, "Wh")
         wanted["Share", start * HOUR] = (rest / e, re + re + rx + ry, "")
     until(lambda: kept(consume(kafka, topics.aggregates)) == wanted, what="all results", seconds=120)
+    until(lambda: derive.ready, what="the last derive, which has nothing left to do")
     assert derive.stop() == 0
     assert kept(consume(kafka, topics.aggregates)) == wanted
 
@@ -108,4 +118,46 @@ def test_derive_serves_what_it_waits_for(kafka: str, topics: Topics, part: Make)
     rest, share = until(said, what="the missing input to be named", seconds=120)
     assert (rest["name"], rest["unit"], rest["missingInputs"]) == ("Rest", "Wh", ["A[y]"])
     assert (share["name"], share["missingInputs"]) == ("Share", ["Rest"])
+    assert derive.stop() == 0
+
+
+def set_largest_record(kafka: str, topic: str, size: int) -> None:
+    """Changes the size of a record that Kafka takes."""
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    admin = AdminClient({"bootstrap.servers": kafka})
+    for future in admin.incremental_alter_configs([resource]).values():
+        future.result()
+
+
+def test_results_that_kafka_refuses_are_emitted_by_the_next_process(kafka: str, topics: Topics, part: Make) -> None:
+    derive = part("derive", configuration(kafka, topics))
+    derive.start()
+    until(lambda: derive.ready, what="derive")
+    for key in (("D", "E"), ("A", "x")):
+        produce(kafka, topics.aggregates, [window(*key, start, 8.0, 0) for start in range(2)])
+    produce(kafka, topics.aggregates, [window("A", "y", 0, 1.0, 0)])
+    until(lambda: len(kept(consume(kafka, topics.aggregates))) == 2, what="the first results")
+    derive.kill()
+    produce(kafka, topics.aggregates, [window("A", "y", 1, 1.0, 0)])
+    set_largest_record(kafka, topics.aggregates, 100)
+    derive.start()
+    until(lambda: not derive.running, what="derive to end, since Kafka refuses")
+    assert derive.stop() != 0
+    assert len(kept(consume(kafka, topics.aggregates))) == 2
+    set_largest_record(kafka, topics.aggregates, 1_000_000)
+    derive.start()
+    until(lambda: kept(consume(kafka, topics.aggregates)).get(("Rest", HOUR)), what="the result that was refused")
+    assert kept(consume(kafka, topics.aggregates))["Rest", HOUR] == (-1.0, 0, "Wh")
+    assert derive.stop() == 0
+
+
+def test_records_that_are_no_aggregates_are_passed_over(kafka: str, topics: Topics, part: Make) -> None:
+    derive = part("derive", configuration(kafka, topics))
+    derive.start()
+    good = [window(*key, 0, 8.0, 0) for key in (("D", "E"), ("A", "x"), ("A", "y"))]
+    nested = b'{"window": "D", "x": ' + b"[" * 100_000
+    produce_raw(kafka, topics.aggregates, [b"\xff", b'{"window": "\xff"}', nested, b"", b"7"])
+    produce(kafka, topics.aggregates, good)
+    until(lambda: derive.metric("sensorpipeline_aggregates_emitted_total") >= 2, what="the results")
     assert derive.stop() == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import cramjam
 import pytest
 import requests
-from integration.conftest import Part, until
+from integration.conftest import Part, make_producer, until
 from integration.gateway import NOW, QUERY_TOKEN, Client, Make, is_problem, reading, running
 from sensorpipeline_workers.gateway import remote_read
 
@@ -178,6 +178,21 @@ def test_a_token_that_posts_too_much_is_told_when_to_come_again(
         time.sleep(wait)
         assert client.post(reading(50)).status_code == 202
         assert len(client.stored()) == 52
+
+
+def test_records_that_are_no_readings_do_not_end_the_live_stream(client: Client, kafka: str) -> None:
+    headers = {"Authorization": f"Bearer {QUERY_TOKEN}"}
+    with requests.get(f"{client.url}/v1/live?device=S1", headers=headers, stream=True, timeout=30) as stream:
+        lines = stream.iter_lines(decode_unicode=True)
+        assert next(lines) == ": connected"
+        producer = make_producer(kafka)
+        for value in (b'[{"device": "\xff"}]', b"[" * 100_000, b"7", None):
+            producer.produce(client.topics.readings["field"], value=value, key=b"S1")
+        assert producer.flush(30) == 0
+        client.post(reading(77))
+        data = next(line for line in lines if line.startswith(("data:", ": alive")))
+    assert json.loads(data.removeprefix("data:"))["time"] == NOW + 77
+    time.sleep(1.5)  # by then the gateway has stopped reading
 
 
 def test_a_listener_sees_what_comes_for_its_device_from_then_on(client: Client) -> None:

@@ -20,9 +20,9 @@ def test_partitions_are_those_of_kafkas_default_partitioner() -> None:
 
 def test_a_batch_is_handed_out_when_it_is_full() -> None:
     batcher: Batcher[int] = Batcher({"t": 1}, maximum_readings=3, maximum_seconds=10)
-    assert batcher.add("t", [reading("a")], 1, now=0) is None
-    assert batcher.add("t", [reading("b")], 2, now=0) is None
-    batch = batcher.add("t", [reading("a", 1)], 3, now=0)
+    assert batcher.put(batcher.lane("t", "a"), [reading("a")], 1, now=0) is None
+    assert batcher.put(batcher.lane("t", "b"), [reading("b")], 2, now=0) is None
+    batch = batcher.put(batcher.lane("t", "a"), [reading("a", 1)], 3, now=0)
     assert batch is not None
     assert batch.tokens == [1, 2, 3]
     assert batch.key == b"a"
@@ -31,7 +31,7 @@ def test_a_batch_is_handed_out_when_it_is_full() -> None:
 
 def test_a_batch_is_handed_out_when_it_is_old_enough() -> None:
     batcher: Batcher[int] = Batcher({"t": 1}, maximum_readings=100, maximum_seconds=0.25)
-    batcher.add("t", [reading("a")], 1, now=5.0)
+    batcher.put(batcher.lane("t", "a"), [reading("a")], 1, now=5.0)
     assert batcher.wait_seconds(now=5.125, default=1) == 0.125
     assert batcher.due(now=5.125) == []
     assert [b.tokens for b in batcher.due(now=5.25)] == [[1]]
@@ -43,7 +43,7 @@ def test_every_message_is_in_exactly_one_batch_of_its_partition_in_order(message
     batcher: Batcher[int] = Batcher({"t": 3, "u": 2}, maximum_readings=4, maximum_seconds=1)
     batches: list[Batch[int]] = []
     for token, (topic, device) in enumerate(messages):
-        batch = batcher.add(topic, [reading(device, token)], token, now=0)
+        batch = batcher.put(batcher.lane(topic, device), [reading(device, token)], token, now=0)
         batches += [batch] if batch else []
     batches += batcher.due(now=0, everything=True)
     assert sorted(token for batch in batches for token in batch.tokens) == list(range(len(messages)))

@@ -8,9 +8,10 @@ import logging
 import signal
 import threading
 import time
+from collections.abc import Callable
 
 import msgspec
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from pydantic import TypeAdapter
 from sensorpipeline_api.configuration import DERIVED_PATH, DeriveConfiguration
 from sensorpipeline_api.records import Aggregate
@@ -43,7 +44,13 @@ class Derive:
         self._waiting = Waiting(self._join)
         self._next_report = 0.0
         settings = librdkafka_settings(configuration.kafka)
-        self._consumer = Consumer(settings | {"group.id": configuration.application_id, "enable.auto.commit": False})
+        reading = {
+            "group.id": configuration.application_id,
+            "enable.auto.commit": False,
+            # A position that the topic no longer has: go on with the oldest that it has, and skip nothing.
+            "auto.offset.reset": "earliest",
+        }
+        self._consumer = Consumer(settings | reading)
         self._producer = Producer(settings | {"enable.idempotence": True, "acks": "all", "message.timeout.ms": 0})
         self._emitted = metrics.aggregates_emitted()
 
@@ -103,21 +110,40 @@ class Derive:
                 continue
             try:
                 self._join.add(_decoder.decode(message.value() or b""))
-            except msgspec.MsgspecError as error:
+            except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # ValueError: what is not UTF-8
                 log.warning("%s/%s/%s: %s", message.topic(), message.partition(), message.offset(), error)
         return messages
 
     def _emit(self) -> None:
+        """Writes the results that have changed and waits until Kafka has them. Raises KafkaException when it refuses
+        one for good: what they come from is then not committed, and the next process emits them again."""
         results, problems = self._join.results()
         for problem in problems:
             log.warning("%s", problem)
+        refused: list[KafkaError] = []
+
+        def delivered(error: KafkaError | None, _: Message) -> None:
+            if error is not None:
+                refused.append(error)
+
         for result in results:
-            key = f"{result.window}|{result.device}|{result.metric}".encode()
-            self._producer.produce(self._topic, key=key, value=msgspec.json.encode(result))
+            self._produce(result, delivered)
         while self._producer.flush(1):
             self._health.beat()
+        if refused:
+            raise KafkaException(refused[0])
         for result in results:
             self._emitted.labels(FLEET, result.window).inc()
+
+    def _produce(self, result: Aggregate, delivered: Callable[[KafkaError | None, Message], None]) -> None:
+        key, value = f"{result.window}|{result.device}|{result.metric}".encode(), msgspec.json.encode(result)
+        while True:
+            try:
+                self._producer.produce(self._topic, key=key, value=value, on_delivery=delivered)
+                return
+            except BufferError:  # the producer's queue is full
+                self._producer.poll(0.1)
+                self._health.beat()
 
     def _report(self, now: float) -> None:
         """Publishes, every few seconds, how the metrics are."""

@@ -1,7 +1,6 @@
 """The FastAPI application and its routes."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -68,8 +67,8 @@ def build_application(configuration: GatewayConfiguration) -> FastAPI:
         yield
         for task in tasks:
             task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
+        # Whatever one of them ended with, each is waited for: the outbox flushes what it holds.
+        await asyncio.gather(*tasks, return_exceptions=True)
         await client.close()
 
     application = FastAPI(

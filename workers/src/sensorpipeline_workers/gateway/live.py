@@ -14,13 +14,12 @@ import msgspec
 from aiokafka import AIOKafkaConsumer
 from aiokafka.errors import KafkaError
 from sensorpipeline_api.configuration import GatewayConfiguration
-from sensorpipeline_api.records import Reading
+from sensorpipeline_api.records import Reading, UnreadableRecordError, decode_readings
 
 from sensorpipeline_workers.gateway.problems import ProblemError
 from sensorpipeline_workers.runtime.kafka import aiokafka_settings
 
 log = logging.getLogger(__name__)
-_decoder = msgspec.json.Decoder(list[Reading])
 QUEUE_LENGTH = 1000
 KEEP_ALIVE_SECONDS = 15.0
 MAXIMUM_LISTENERS = 100
@@ -93,28 +92,36 @@ class Live:
         await self._reading.wait()
 
     async def run(self) -> None:
-        """Runs until cancelled; Kafka being away is waited for."""
+        """Runs until cancelled; Kafka being away is waited for, and no error ends the stream for good."""
         while True:
             await self._wanted.wait()
-            consumer = AIOKafkaConsumer(*self._fleets, **aiokafka_settings(self._configuration.kafka))
             try:
-                await consumer.start()
-                await consumer.seek_to_end()
-                self._reading.set()
-                while self._wanted.is_set():
-                    for partition, messages in (await consumer.getmany(timeout_ms=500)).items():
-                        for message in messages:
-                            self._hand_out(self._fleets[partition.topic], message.value)
+                await self._read()
             except KafkaError as error:
                 log.warning("live stream: %s", error)
                 await asyncio.sleep(RETRY_SECONDS)
-            finally:
-                self._reading.clear()
-                with suppress(KafkaError):
-                    await consumer.stop()
+            except Exception:  # a mistake of ours: those who listen must not wait for ever
+                log.exception("live stream")
+                await asyncio.sleep(RETRY_SECONDS)
 
-    def _hand_out(self, fleet: str, value: bytes) -> None:
-        with suppress(msgspec.MsgspecError):
-            for reading in _decoder.decode(value):
+    async def _read(self) -> None:
+        """Hands out what comes while anybody listens. Raises KafkaError."""
+        consumer = AIOKafkaConsumer(*self._fleets, **aiokafka_settings(self._configuration.kafka))
+        try:
+            await consumer.start()
+            await consumer.seek_to_end()
+            self._reading.set()
+            while self._wanted.is_set():
+                for partition, messages in (await consumer.getmany(timeout_ms=500)).items():
+                    for message in messages:
+                        self._hand_out(self._fleets[partition.topic], message.value)
+        finally:
+            self._reading.clear()
+            with suppress(KafkaError):
+                await consumer.stop()
+
+    def _hand_out(self, fleet: str, value: bytes | None) -> None:
+        with suppress(UnreadableRecordError):  # the worker dead-letters it
+            for reading in decode_readings(value, metrics=None):
                 for listener in self._listeners:
                     listener.offer(fleet, reading)

@@ -58,13 +58,9 @@ class Batcher(Generic[Token]):
         """Returns the way of a device's readings."""
         return Lane(topic, device, self._partitions[topic])
 
-    def add(self, topic: str, readings: list[Reading], token: Token, *, now: float) -> Batch[Token] | None:
+    def put(self, lane: Lane[Token], readings: list[Reading], token: Token, *, now: float) -> Batch[Token] | None:
         """Takes the readings of one message of one device in, no more than a batch holds; returns the batch when it
         is full."""
-        return self.put(self.lane(topic, readings[0].device), readings, token, now=now)
-
-    def put(self, lane: Lane[Token], readings: list[Reading], token: Token, *, now: float) -> Batch[Token] | None:
-        """Does what `add` does, for a device whose lane is known."""
         place = lane.place
         batch = self._open.get(place)
         if batch is None:
