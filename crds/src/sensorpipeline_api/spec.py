@@ -46,7 +46,7 @@ class ReconcilePolicy(StrEnum):
 
 
 class DeletionPolicy(StrEnum):
-    """What happens to the data volumes when the resource is deleted."""
+    """What happens to the data volumes, and to the credentials that belong to them, when the resource is deleted."""
 
     RETAIN = "Retain"
     DELETE = "Delete"
@@ -863,7 +863,8 @@ class SensorPipelineSpec(Model):
         ReconcilePolicy.ACTIVE, description="Active: keep the pipeline as described. Paused: leave it alone."
     )
     deletion_policy: DeletionPolicy = Field(
-        DeletionPolicy.RETAIN, description="Whether data volumes outlive the resource."
+        DeletionPolicy.RETAIN,
+        description="Whether data volumes, and the credentials of database, devices and gateway, outlive the resource.",
     )
     mqtt: Mqtt = Field(Mqtt(mosquitto=Mosquitto()), description="Where devices publish.")
     bridge: Bridge = Field(Bridge(), description="What carries messages from MQTT to Kafka.")

@@ -9,6 +9,8 @@ MANAGER = "sensorpipeline-operator"
 PART_OF = "sensorpipeline"
 FLEET_LABEL = "sensorpipeline.io/fleet"
 METRICS_LABEL = "sensorpipeline.io/metrics"
+RETAINED_LABEL = "sensorpipeline.io/retained"
+"""On what outlives its pipeline, and so has no owner that would tell whose it is."""
 
 MQTT_PORT = 1883
 MQTT_TLS_PORT = 8883

@@ -14,17 +14,18 @@ from typing import Any, Protocol
 
 from pydantic import ValidationError
 from sensorpipeline_api.configuration import DerivedPlan
-from sensorpipeline_api.spec import ReconcilePolicy, SensorPipelineSpec
+from sensorpipeline_api.spec import DeletionPolicy, ReconcilePolicy, SensorPipelineSpec
 from sensorpipeline_api.status import ConditionType
 
 from sensorpipeline_operator import metrics, status
 from sensorpipeline_operator.components.context import Context, Images, Manifest
 from sensorpipeline_operator.components.objects import hash_of
 from sensorpipeline_operator.components.registry import build_all
+from sensorpipeline_operator.components.secrets import OUTLIVING
 from sensorpipeline_operator.derived_states import DerivedPort, DerivedStates
 from sensorpipeline_operator.errors import ApiError, InvalidSpecError, NotReadyError
 from sensorpipeline_operator.kafka_topics import Topic, compute_topics
-from sensorpipeline_operator.naming import Names, owned_selector
+from sensorpipeline_operator.naming import RETAINED_LABEL, Names, owned_selector
 from sensorpipeline_operator.status import Verdict
 from sensorpipeline_operator.storage import DELETE_ABOVE, Decision
 from sensorpipeline_operator.validation import validate
@@ -137,7 +138,7 @@ class Reconciler:
             name=name, namespace=namespace, uid=meta["uid"], spec=spec, derived=derived, images=self.images,
             secrets=known, entropy=self.entropy, ingest_suspended=_suspended(pipeline),
         )  # fmt: skip
-        desired = [own(manifest, pipeline) for manifest in build_all(context)]
+        desired = [own(manifest, pipeline, spec.deletion_policy) for manifest in build_all(context)]
         current = await self._apply(desired, existing, outcome)
         await self._prune(desired, existing, meta["uid"], outcome)
         pods = await self.cluster.list_pods(namespace, selector)
@@ -185,8 +186,7 @@ class Reconciler:
         """Deletes our objects that are no longer desired."""
         wanted = {_key(manifest) for manifest in desired}
         for item in existing:
-            owners = {owner["uid"] for owner in item["metadata"].get("ownerReferences", [])}
-            if _key(item) in wanted or uid not in owners or item["metadata"].get("deletionTimestamp"):
+            if _key(item) in wanted or not _is_ours(item, uid) or item["metadata"].get("deletionTimestamp"):
                 continue
             await self.cluster.delete(item)
             self.applied.pop(_key(item), None)
@@ -331,8 +331,12 @@ def parse(pipeline: Manifest) -> tuple[SensorPipelineSpec, tuple[DerivedPlan, ..
     return spec, validate(spec)
 
 
-def own(manifest: Manifest, pipeline: Manifest) -> Manifest:
-    """Returns a child that belongs to its pipeline, so that it goes with it."""
+def own(manifest: Manifest, pipeline: Manifest, policy: DeletionPolicy) -> Manifest:
+    """Returns a child that belongs to its pipeline, so that it goes with it. What outlives the pipeline, as the data
+    volumes do, has a label instead: it is found again by that and by its name."""
+    if policy is DeletionPolicy.RETAIN and manifest["kind"] == "Secret" and status.component_of(manifest) in OUTLIVING:
+        labels = manifest["metadata"]["labels"] | {RETAINED_LABEL: "true"}
+        return manifest | {"metadata": manifest["metadata"] | {"labels": labels}}
     meta = pipeline["metadata"]
     reference = {
         "apiVersion": GROUP_VERSION,
@@ -357,6 +361,13 @@ def _admin_password(desired: list[Manifest]) -> str | None:
         if manifest["kind"] == "Secret" and status.component_of(manifest) == "kafka-users":
             return base64.b64decode(manifest["data"]["admin"]).decode()
     return None
+
+
+def _is_ours(item: Manifest, uid: str) -> bool:
+    """Whether a labelled object is a child of the pipeline with this uid, or was left by an earlier one of its name."""
+    meta = item["metadata"]
+    owners = {owner["uid"] for owner in meta.get("ownerReferences", [])}
+    return uid in owners or (not owners and RETAINED_LABEL in meta.get("labels", {}))
 
 
 def _suspended(pipeline: Manifest) -> bool:

@@ -30,9 +30,19 @@ class FakeCluster:
         self.crash_after: int | None = None
         self._version = 0
 
-    def create_pipeline(self, document: Manifest) -> None:
-        meta = document["metadata"] | {"namespace": "default", "uid": "uid-1", "generation": 1}
+    def create_pipeline(self, document: Manifest, *, uid: str = "uid-1") -> None:
+        meta = document["metadata"] | {"namespace": "default", "uid": uid, "generation": 1}
         self.pipeline = copy.deepcopy(document) | {"metadata": meta}
+
+    def delete_pipeline(self) -> None:
+        """What the API server and its garbage collector do: the pipeline goes, and with it all that has it as owner."""
+        assert self.pipeline is not None
+        uid, self.pipeline = self.pipeline["metadata"]["uid"], None
+        self.objects = {
+            key: item
+            for key, item in self.objects.items()
+            if uid not in {owner["uid"] for owner in item["metadata"].get("ownerReferences", [])}
+        }
 
     def change_spec(self, spec: Manifest) -> None:
         assert self.pipeline is not None

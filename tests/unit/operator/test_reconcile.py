@@ -270,3 +270,64 @@ async def test_a_kafka_that_does_not_answer_is_not_ready(cluster: FakeCluster) -
     await visitor.reconcile("default", "building")
     assert cluster.condition("KafkaReady")["reason"] == "NotAnswering"
     assert "timed out" in cluster.condition("KafkaReady")["message"]
+
+
+OUTLIVING = {"building-mongodb-users", "building-gateway"}
+
+
+async def recreate(cluster: FakeCluster, document: dict[str, Any], entropy: Callable[[], str]) -> None:
+    """Deletes the pipeline and creates one of the same name, which another operator looks after."""
+    await settle(cluster, reconciler(cluster, entropy=entropy))
+    cluster.delete_pipeline()
+    cluster.create_pipeline(document, uid="uid-2")
+
+
+def cluster_id(cluster: FakeCluster) -> str:
+    environment = cluster.objects["StatefulSet", "building-kafka"]["spec"]["template"]["spec"]["containers"][0]["env"]
+    return next(str(variable["value"]) for variable in environment if variable["name"] == "CLUSTER_ID")
+
+
+async def test_a_pipeline_created_again_opens_the_volumes_that_were_retained(cluster: FakeCluster) -> None:
+    entropy = counting()
+    await settle(cluster, reconciler(cluster, entropy=entropy))
+    before = cluster_id(cluster)
+    await recreate(cluster, example(), entropy)
+    left = {name: item["data"] for (_, name), item in cluster.objects.items()}
+    assert left.keys() == OUTLIVING | {name for name in left if name.startswith("building-devices-")}
+    await settle(cluster, reconciler(cluster, entropy=entropy))
+    assert cluster_id(cluster) == before
+    assert {name: cluster.objects["Secret", name]["data"] for name in left} == left
+
+
+async def test_with_the_policy_delete_no_secret_outlives_the_pipeline(cluster: FakeCluster) -> None:
+    document = example()
+    document["spec"]["deletionPolicy"] = "Delete"
+    cluster.create_pipeline(document)
+    await recreate(cluster, document, counting())
+    assert cluster.objects == {}
+
+
+@pytest.mark.parametrize("policies", [("Retain", "Delete"), ("Delete", "Retain")])
+async def test_a_change_of_the_deletion_policy_takes_hold_at_the_next_visit(
+    cluster: FakeCluster, policies: tuple[str, str]
+) -> None:
+    visitor = reconciler(cluster)
+    for policy in policies:
+        cluster.change_spec(example()["spec"] | {"deletionPolicy": policy})
+        await visitor.reconcile("default", "building")
+        claims = cluster.objects["StatefulSet", "building-mongodb"]["spec"]["persistentVolumeClaimRetentionPolicy"]
+        assert claims["whenDeleted"] == policy
+        owned = "ownerReferences" in cluster.objects["Secret", "building-mongodb-users"]["metadata"]
+        assert owned is (policy == "Delete")
+
+
+async def test_credentials_left_for_a_fleet_that_is_no_longer_there_are_pruned(cluster: FakeCluster) -> None:
+    document = example()
+    spec = document["spec"]
+    spec["fleets"] = [f for f in spec["fleets"] if f["name"] != "motion"]
+    spec["simulation"]["devices"] = [d for d in spec["simulation"]["devices"] if d["fleet"] != "motion"]
+    entropy = counting()
+    await recreate(cluster, document, entropy)
+    assert ("Secret", "building-devices-motion") in cluster.objects
+    await reconciler(cluster, entropy=entropy).reconcile("default", "building")
+    assert ("Secret", "building-devices-motion") not in cluster.objects

@@ -52,9 +52,12 @@ appender.stdout.layout.pattern=%d{ISO8601} %p %c %m%n
 """
 
 
-def cluster_id(uid: str) -> str:
-    """Returns Kafka's cluster id for a resource: 16 bytes from its uid, base64url without padding."""
-    return base64.urlsafe_b64encode(uuid.uuid5(uuid.NAMESPACE_OID, uid).bytes).decode().rstrip("=")
+def cluster_id(namespace: str, name: str) -> str:
+    """Returns Kafka's cluster id for a resource: 16 bytes, base64url without padding. It is made from the name, which a
+    resource that is deleted and created again has in common with the volumes it left behind; a broker does not start
+    on a volume of another id."""
+    made = uuid.uuid5(uuid.NAMESPACE_OID, f"{namespace}/{name}")
+    return base64.urlsafe_b64encode(made.bytes).decode().rstrip("=")
 
 
 def build_kafka(context: Context, passwords: Passwords) -> list[Manifest]:
@@ -77,7 +80,7 @@ def build_kafka(context: Context, passwords: Passwords) -> list[Manifest]:
         "env": [
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.name"}}},
             {"name": "HEADLESS_SERVICE", "value": f"{headless}.{context.namespace}.svc"},
-            {"name": "CLUSTER_ID", "value": cluster_id(context.uid)},
+            {"name": "CLUSTER_ID", "value": cluster_id(context.namespace, context.name)},
         ],
         "ports": [
             {"name": "client", "containerPort": KAFKA_PORT, "protocol": "TCP"},

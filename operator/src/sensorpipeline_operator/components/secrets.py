@@ -17,6 +17,9 @@ KAFKA_USERS = ("admin", "broker", "bridge", "derive", "gateway", "sink", "worker
 MONGODB_USERS = {"sink": "readWrite", "gateway": "read"}
 MONGODB_ADMINISTRATOR = "administrator"
 REPLICA_SET = "rs0"
+OUTLIVING = frozenset({"mongodb-users", "devices", "gateway"})
+"""The components whose Secrets stay with the data volumes when the resource is deleted: without the first the database
+could not be opened again, and the others are held by devices and clients outside (docs/decisions/0035)."""
 
 
 def kept(context: Context, name: str, keys: Iterable[str]) -> dict[str, str]:
