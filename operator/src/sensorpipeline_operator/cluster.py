@@ -17,7 +17,7 @@ from kubernetes.aio.dynamic import DynamicClient
 from kubernetes.aio.dynamic.exceptions import ResourceNotFoundError
 
 from sensorpipeline_operator.components.context import Manifest
-from sensorpipeline_operator.errors import ApiError
+from sensorpipeline_operator.errors import ApiError, UnknownKindError
 from sensorpipeline_operator.naming import MANAGER
 
 ABSENT_SECONDS = 60.0
@@ -46,6 +46,7 @@ class Cluster:
         self.api = api
         self._dynamic = dynamic
         self._resources: dict[str, Any] = {}
+        self._discovery = asyncio.Lock()
         self._absent: dict[str, float] = {}
 
     async def get_pipeline(self, namespace: str, name: str) -> Manifest | None:
@@ -61,6 +62,11 @@ class Cluster:
             if await self._knows(version, kind)
         ]
         return [item for found in await asyncio.gather(*lists) for item in found]
+
+    async def find(self, manifest: Manifest) -> Manifest | None:
+        """Returns the object that has the kind and name of another, whoever it belongs to."""
+        meta = manifest["metadata"]
+        return await self._get(manifest["apiVersion"], manifest["kind"], meta["namespace"], meta["name"])
 
     async def list_pods(self, namespace: str, selector: str) -> list[Manifest]:
         """Returns the pods that a label selector finds."""
@@ -126,12 +132,24 @@ class Cluster:
 
     async def _resource(self, version: str, kind: str) -> Any:
         key = f"{version}/{kind}"
-        if key not in self._resources:
-            try:
-                self._resources[key] = await self._dynamic.resources.get(api_version=version, kind=kind)
-            except ResourceNotFoundError as error:
-                raise ApiError(f"the cluster does not know {kind} of {version}") from error
+        if key in self._resources:
+            return self._resources[key]
+        # The library empties its cache and then awaits what fills it: another that looks meanwhile finds half of it.
+        async with self._discovery:
+            if key not in self._resources:
+                self._resources[key] = await self._discover(version, kind)
         return self._resources[key]
+
+    async def _discover(self, version: str, kind: str) -> Any:
+        try:
+            return await self._dynamic.resources.get(api_version=version, kind=kind)
+        except ResourceNotFoundError as error:
+            raise UnknownKindError(f"the cluster does not know {kind} of {version}") from error
+        except ApiException as error:
+            raise ApiError(f"ask for {kind} of {version}: {_text(error)}") from error
+        except (KeyError, AttributeError, ValueError) as error:
+            # An answer that is not what the library expects, as from a proxy in between.
+            raise ApiError(f"ask for {kind} of {version}: {type(error).__name__} {error}") from error
 
     async def _knows(self, version: str, kind: str) -> bool:
         """Whether the cluster knows a kind; it is asked again every minute while it does not."""
@@ -141,7 +159,7 @@ class Cluster:
             return False
         try:
             await self._resource(version, kind)
-        except ApiError:
+        except UnknownKindError:
             self._absent[kind] = time.monotonic() + ABSENT_SECONDS
             return False
         return True

@@ -4,6 +4,8 @@ SensorPipelineError
 ├── InvalidSpecError      the resource cannot be accepted as written (Accepted=False); names the field
 ├── NotReadyError         something that was asked is not up yet; the next visit tries again
 └── ApiError              the API server refused or did not answer
+    ├── UnknownKindError  the cluster does not know a kind of object
+    └── NameTakenError    an object of a child's name exists, and is not ours
 """
 
 
@@ -32,3 +34,13 @@ class ApiError(SensorPipelineError):
     """The API server refused a request or did not answer."""
 
     reason = "ApiRequestFailed"
+
+
+class UnknownKindError(ApiError):
+    """The cluster does not know a kind of object."""
+
+
+class NameTakenError(ApiError):
+    """An object of the name of one of our children exists, and is not ours to change."""
+
+    reason = "NameTaken"

@@ -40,8 +40,9 @@ class Operator:
         self._reconciler: Reconciler | None = None
         self._objects: dict[Key, dict[str, Any]] = {}
         self._dispatcher = Dispatcher(
-            self._visit, self._tell, self._leadership.leads, interval=settings.reconcile_interval_seconds
-        )
+            self._visit, self._tell, self._report, self._leadership.leads,
+            interval=settings.reconcile_interval_seconds,
+        )  # fmt: skip
 
     async def start(self) -> None:
         """Connects, joins the election, and serves health and metrics."""
@@ -70,8 +71,13 @@ class Operator:
         """Takes an event of a pipeline."""
         key = (body["metadata"]["namespace"], body["metadata"]["name"])
         if kind == "DELETED":
+            known = self._objects.get(key)
+            if known is not None and known["metadata"]["uid"] != body["metadata"]["uid"]:
+                return  # there is another of this name already
             self._objects.pop(key, None)
             self._dispatcher.forget(key)
+            if self._reconciler is not None:
+                self._reconciler.forget(*key)
         else:
             self._objects[key] = body
             self._dispatcher.trigger(key)
@@ -84,6 +90,10 @@ class Operator:
     async def _visit(self, key: Key) -> Outcome:
         assert self._reconciler is not None
         return await self._reconciler.reconcile(*key)
+
+    async def _report(self, key: Key, message: str) -> Outcome:
+        assert self._reconciler is not None
+        return await self._reconciler.report(*key, message)
 
     async def _tell(self, key: Key, outcome: Outcome) -> None:
         body = self._objects.get(key)

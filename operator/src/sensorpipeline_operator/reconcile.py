@@ -23,7 +23,7 @@ from sensorpipeline_operator.components.objects import hash_of
 from sensorpipeline_operator.components.registry import build_all
 from sensorpipeline_operator.components.secrets import OUTLIVING
 from sensorpipeline_operator.derived_states import DerivedPort, DerivedStates
-from sensorpipeline_operator.errors import ApiError, InvalidSpecError, NotReadyError
+from sensorpipeline_operator.errors import ApiError, InvalidSpecError, NameTakenError, NotReadyError
 from sensorpipeline_operator.kafka_topics import Topic, compute_topics
 from sensorpipeline_operator.naming import RETAINED_LABEL, Names, owned_selector
 from sensorpipeline_operator.status import Verdict
@@ -37,6 +37,9 @@ KIND = "SensorPipeline"
 HURRY_SECONDS = 3.0
 STORAGE_NEARLY_FULL = "StorageNearlyFull"
 """The reason of KafkaReady while ingest is suspended; the status is the memory of that."""
+NOT_ACCEPTED = "NotAccepted"
+OUR_LABELS = ("app.kubernetes.io/managed-by", "app.kubernetes.io/instance")
+"""What `owned_selector` looks for."""
 FILLING_SECONDS = 10.0
 """How soon to look again at a Kafka volume that is more than half full."""
 
@@ -46,6 +49,7 @@ class ClusterPort(Protocol):
 
     async def get_pipeline(self, namespace: str, name: str) -> Manifest | None: ...
     async def list_children(self, namespace: str, selector: str) -> list[Manifest]: ...
+    async def find(self, manifest: Manifest) -> Manifest | None: ...
     async def list_pods(self, namespace: str, selector: str) -> list[Manifest]: ...
     async def read_secrets(self, namespace: str, names: set[str], selector: str) -> dict[str, dict[str, str]]: ...
     async def apply(self, manifest: Manifest) -> Manifest: ...
@@ -84,10 +88,12 @@ class Notice:
 
 @dataclass
 class Outcome:
-    """What a visit leads to: when to come again (s; None: at the usual interval), and what to tell."""
+    """What a visit leads to: when to come again (s; None: at the usual interval), and what to tell. `looked` says that
+    Kafka's volumes were looked at."""
 
     again: float | None = None
     notices: list[Notice] = field(default_factory=list)
+    looked: bool = False
 
 
 @dataclass
@@ -107,7 +113,7 @@ class Reconciler:
         """Visits one pipeline. Raises ApiError when the API server refuses or does not answer."""
         pipeline = await self.cluster.get_pipeline(namespace, name)
         if pipeline is None or pipeline["metadata"].get("deletionTimestamp"):
-            self._forget(namespace, name)
+            self.forget(namespace, name)
             return Outcome()
         outcome = Outcome()
         try:
@@ -121,6 +127,8 @@ class Reconciler:
             verdicts = await self._refused(pipeline, error, outcome)
         except ApiError as error:
             verdicts = await self._failed(pipeline, error, outcome)
+        if not outcome.looked:
+            _remember_suspension(pipeline, verdicts)
         await self._write_status(pipeline, spec, verdicts, outcome)
         if verdicts[ConditionType.READY].status != "True" and outcome.again is None:
             outcome.again = HURRY_SECONDS
@@ -142,7 +150,7 @@ class Reconciler:
         current = await self._apply(desired, existing, outcome)
         await self._prune(desired, existing, meta["uid"], outcome)
         pods = await self.cluster.list_pods(namespace, selector)
-        verdicts = {kind: status.judge(kind, current, pods) for kind in status.COMPONENTS}
+        verdicts = _judge(pipeline, current, pods)
         password = _admin_password(desired)
         made = Names(namespace=namespace, pipeline=name)
         await self._keep_topics(made, spec, password, current, verdicts, outcome)
@@ -160,7 +168,7 @@ class Reconciler:
         created: list[str] = []
         for manifest in desired:
             key = _key(manifest)
-            before = found.get(key)
+            before = found.get(key) or await self._find_ours(manifest)
             wanted = hash_of(manifest)
             done = self.applied.get(key)
             if before is not None and done == Applied(wanted, before["metadata"]["resourceVersion"]):
@@ -173,7 +181,7 @@ class Reconciler:
             if before is None:
                 created.append(f"{manifest['kind']} {manifest['metadata']['name']}")
                 metrics.APPLIED.labels(manifest["kind"], "created").inc()
-            elif before["metadata"]["resourceVersion"] != after["metadata"]["resourceVersion"]:
+            elif described(before) != described(after):
                 metrics.APPLIED.labels(manifest["kind"], "changed").inc()
                 text = f"{manifest['kind']} {manifest['metadata']['name']} was brought to the described state."
                 outcome.notices.append(Notice("Normal", "Changed", text))
@@ -181,6 +189,20 @@ class Reconciler:
             text = f"Created {len(created)} objects: {', '.join(created)}"
             outcome.notices.append(Notice("Normal", "Created", text[:1000]))
         return current
+
+    async def _find_ours(self, manifest: Manifest) -> Manifest | None:
+        """Looks for a child that no label finds: it may have lost its labels. Raises NameTakenError when an object of
+        its name is somebody else's; applying would make it ours."""
+        found = await self.cluster.find(manifest)
+        if found is None:
+            return None
+        wanted, meta = manifest["metadata"], found["metadata"]
+        labels = meta.get("labels") or {}
+        owners, ours = ({owner["uid"] for owner in m.get("ownerReferences") or []} for m in (meta, wanted))
+        if owners & ours or all(labels.get(name) == wanted["labels"][name] for name in OUR_LABELS):
+            return found
+        what = f"{manifest['kind']} {wanted['name']}"
+        raise NameTakenError(f"{what} exists and does not belong to this pipeline: rename or delete it.")
 
     async def _prune(self, desired: list[Manifest], existing: list[Manifest], uid: str, outcome: Outcome) -> None:
         """Deletes our objects that are no longer desired."""
@@ -222,9 +244,9 @@ class Reconciler:
         try:
             decision = await self.storage.keep(names, spec, password=password, suspended=suspended)
         except NotReadyError as error:
-            reason = STORAGE_NEARLY_FULL if suspended else "NotAnswering"
-            verdicts[ConditionType.KAFKA_READY] = Verdict("False", reason, str(error))
+            verdicts[ConditionType.KAFKA_READY] = Verdict("False", "NotAnswering", str(error))
             return
+        outcome.looked = True
         if decision.suspend:
             verdicts[ConditionType.KAFKA_READY] = Verdict("False", STORAGE_NEARLY_FULL, decision.message)
         elif suspended:
@@ -245,8 +267,8 @@ class Reconciler:
         verdicts = await self._observe(pipeline)
         verdicts[ConditionType.ACCEPTED] = Verdict("False", error.reason, str(error))
         message = "The spec is not accepted; the pipeline stays as it was."
-        verdicts[ConditionType.RECONCILED] = Verdict("False", "NotAccepted", message)
-        ready = Verdict("False", "NotAccepted", str(error))
+        verdicts[ConditionType.RECONCILED] = Verdict("False", NOT_ACCEPTED, message)
+        ready = Verdict("False", NOT_ACCEPTED, str(error))
         verdicts[ConditionType.READY] = ready
         if _condition(pipeline, "Accepted").get("message") != str(error):
             outcome.notices.append(Notice("Warning", error.reason, str(error)))
@@ -269,7 +291,7 @@ class Reconciler:
         selector = owned_selector(meta["name"])
         children = await self.cluster.list_children(meta["namespace"], selector)
         pods = await self.cluster.list_pods(meta["namespace"], selector)
-        verdicts = {kind: status.judge(kind, children, pods) for kind in status.COMPONENTS}
+        verdicts = _judge(pipeline, children, pods)
         verdicts[ConditionType.READY] = status.overall({kind: verdicts[kind] for kind in status.COMPONENTS})
         return verdicts
 
@@ -280,11 +302,10 @@ class Reconciler:
         """Writes the status if it has changed."""
         meta, before = pipeline["metadata"], pipeline.get("status", {})
         names = Names(meta["name"], meta["namespace"])
-        now = self.now().strftime("%Y-%m-%dT%H:%M:%SZ")
         new: dict[str, Any] = {
             "observedGeneration": meta["generation"],
             "conditions": status.conditions(
-                verdicts, previous=before.get("conditions", []), generation=meta["generation"], now=now
+                verdicts, previous=before.get("conditions", []), generation=meta["generation"], now=self._now()
             ),
             "fleets": before.get("fleets", []),
             "derivedMetrics": before.get("derivedMetrics", []),
@@ -316,8 +337,31 @@ class Reconciler:
         previous = pipeline.get("status", {}).get("derivedMetrics", [])
         return status.derived_metrics(spec, found, previous=previous)
 
-    def _forget(self, namespace: str, name: str) -> None:
+    async def report(self, namespace: str, name: str, message: str) -> Outcome:
+        """Writes into the status that visits fail: nothing is known of what a visit would have looked at, so a pipeline
+        that was ready is not said to be so any more. Raises ApiError."""
+        pipeline, outcome = await self.cluster.get_pipeline(namespace, name), Outcome()
+        if pipeline is None or pipeline["metadata"].get("deletionTimestamp"):
+            return outcome
+        verdicts = {ConditionType.RECONCILED: Verdict("False", "VisitFailed", message[:2000])}
+        if _condition(pipeline, "Ready").get("status") != "False":
+            verdicts[ConditionType.READY] = Verdict("Unknown", "VisitFailed", message[:2000])
+        before = pipeline.get("status", {})
+        conditions = status.replaced(
+            verdicts, previous=before.get("conditions", []), generation=pipeline["metadata"]["generation"],
+            now=self._now(),
+        )  # fmt: skip
+        if conditions != before.get("conditions"):
+            await self.cluster.write_status(pipeline, before | {"conditions": conditions})
+            outcome.notices.append(Notice("Warning", "VisitFailed", message[:1000]))
+        return outcome
+
+    def forget(self, namespace: str, name: str) -> None:
+        """Drops what is remembered of a pipeline that is gone."""
         self.applied = {key: done for key, done in self.applied.items() if key[0] != namespace or name not in key[2]}
+
+    def _now(self) -> str:
+        return self.now().strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse(pipeline: Manifest) -> tuple[SensorPipelineSpec, tuple[DerivedPlan, ...]]:
@@ -368,6 +412,32 @@ def _is_ours(item: Manifest, uid: str) -> bool:
     meta = item["metadata"]
     owners = {owner["uid"] for owner in meta.get("ownerReferences", [])}
     return uid in owners or (not owners and RETAINED_LABEL in meta.get("labels", {}))
+
+
+def described(item: Manifest) -> Any:
+    """Returns what differs when an object was brought to another described state, and not when its status has changed
+    or a controller has noted something on it."""
+    meta = item["metadata"]
+    ours = {key: meta.get(key) for key in ("labels", "ownerReferences")}
+    if "generation" in meta:
+        return ours | {"generation": meta["generation"]}
+    return ours | {key: value for key, value in item.items() if key not in {"metadata", "status"}}
+
+
+def _judge(pipeline: Manifest, children: list[Manifest], pods: list[Manifest]) -> dict[ConditionType, Verdict]:
+    wanted = status.wanted_components(pipeline["spec"])
+    return {kind: status.judge(kind, children, pods, wanted) for kind in status.COMPONENTS}
+
+
+def _remember_suspension(pipeline: Manifest, verdicts: dict[ConditionType, Verdict]) -> None:
+    """Keeps in the status that ingest is suspended, when a visit did not come to look at Kafka's volumes. Without that
+    the next one would let ingest go on, however full they are."""
+    if not _suspended(pipeline) or "kafka" not in status.wanted_components(pipeline["spec"]):
+        return
+    message = _condition(pipeline, "KafkaReady")["message"]
+    verdicts[ConditionType.KAFKA_READY] = Verdict("False", STORAGE_NEARLY_FULL, message)
+    if verdicts[ConditionType.READY].reason != NOT_ACCEPTED:
+        verdicts[ConditionType.READY] = status.overall({kind: verdicts[kind] for kind in status.COMPONENTS})
 
 
 def _suspended(pipeline: Manifest) -> bool:

@@ -1,6 +1,6 @@
 """The status of a pipeline from what was observed. Pure: the time is an argument."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,13 +78,38 @@ def pod_problem(pods: Sequence[Manifest], workload: Manifest) -> str:
     return ""
 
 
-def judge(kind: ConditionType, children: Sequence[Manifest], pods: Sequence[Manifest]) -> Verdict:
-    """Returns the state of the components that a condition speaks of."""
+def wanted_components(spec: Manifest) -> set[str]:
+    """Returns the components that a spec asks for. The spec is as it was written, for it may be one that is refused."""
+
+    def has(*path: str) -> bool:
+        found: Any = spec
+        for name in path:
+            found = found.get(name) if isinstance(found, dict) else None
+        return found is not None and found != []
+
+    optional = {
+        "kafka": not has("kafka", "external"),
+        "mongodb": not has("store", "external"),
+        "mosquitto": not has("mqtt", "external"),
+        "derive": has("derivedMetrics"),
+        "alertmanager": has("alerting"),
+        "grafana": has("grafana"),
+    }
+    return {"bridge", "worker", "sink", "gateway", "prometheus"} | {name for name, asked in optional.items() if asked}
+
+
+def judge(
+    kind: ConditionType, children: Sequence[Manifest], pods: Sequence[Manifest], wanted: Collection[str]
+) -> Verdict:
+    """Returns the state of the components that a condition speaks of, as far as they are wanted or exist."""
     workloads = [
         item
         for item in children
         if item["kind"] in {"Deployment", "StatefulSet"} and component_of(item) in COMPONENTS[kind]
     ]
+    lacking = sorted(set(COMPONENTS[kind]).intersection(wanted) - {component_of(item) for item in workloads})
+    if lacking:
+        return Verdict("Unknown", "NotCreated", f"Not created yet: {', '.join(lacking)}.")
     if not workloads:
         return Verdict("True", "NotRequested", "Not part of this pipeline.")
     waiting = []
@@ -128,6 +153,16 @@ def conditions(
             }
         )
     return out
+
+
+def replaced(
+    verdicts: dict[ConditionType, Verdict], *, previous: Sequence[Manifest], generation: int, now: str
+) -> list[Manifest]:
+    """Returns the list of conditions in which only some were looked at; the others stay as they were."""
+    known = {condition["type"]: condition for condition in previous}
+    made = conditions(verdicts, previous=previous, generation=generation, now=now)
+    given = {kind.value for kind in verdicts}
+    return [item if item["type"] in given else known.get(item["type"], item) for item in made]
 
 
 def fleets(spec: SensorPipelineSpec, names: Names, children: Sequence[Manifest]) -> list[Manifest]:

@@ -62,7 +62,12 @@ class FakeCluster:
         return copy.deepcopy(self.pipeline)
 
     async def list_children(self, namespace: str, selector: str) -> list[Manifest]:
-        return [copy.deepcopy(item) for item in self.objects.values() if item["kind"] != "Foreign"]
+        wanted = dict(part.split("=") for part in selector.split(","))
+        items = self.objects.values()
+        return [copy.deepcopy(i) for i in items if wanted.items() <= i["metadata"].get("labels", {}).items()]
+
+    async def find(self, manifest: Manifest) -> Manifest | None:
+        return copy.deepcopy(self.objects.get((manifest["kind"], manifest["metadata"]["name"])))
 
     async def list_pods(self, namespace: str, selector: str) -> list[Manifest]:
         return copy.deepcopy(self.pods)
@@ -75,11 +80,13 @@ class FakeCluster:
         key = manifest["kind"], manifest["metadata"]["name"]
         before = self.objects.get(key)
         after = copy.deepcopy(manifest)
-        kept = {"uid": f"uid-{key[0]}-{key[1]}", "generation": 1}
+        kept: Manifest = {"uid": f"uid-{key[0]}-{key[1]}"}
         same = before is not None and {**before, "metadata": None, "status": None} == {
             **after, "metadata": None, "status": None,
         }  # fmt: skip
         kept["resourceVersion"] = before["metadata"]["resourceVersion"] if same and before else self._next()
+        if key[0] in {"Deployment", "StatefulSet"}:
+            kept["generation"] = 1 if before is None else before["metadata"]["generation"] + (not same)
         after["metadata"] = after["metadata"] | kept
         if before is not None and "status" in before:
             after["status"] = before["status"]
@@ -103,7 +110,8 @@ class FakeCluster:
             if item["kind"] in {"Deployment", "StatefulSet"}:
                 count = item["spec"]["replicas"]
                 item["status"] = {
-                    "replicas": count, "readyReplicas": count, "updatedReplicas": count, "observedGeneration": 1,
+                    "replicas": count, "readyReplicas": count, "updatedReplicas": count,
+                    "observedGeneration": item["metadata"]["generation"],
                 }  # fmt: skip
                 item["metadata"]["resourceVersion"] = self._next()
 
@@ -124,8 +132,11 @@ class FakeTopics:
 
     def __init__(self) -> None:
         self.topics: list[Topic] = []
+        self.broken = False
 
     async def keep(self, names: Names, topics: list[Topic], *, password: str, incarnation: str) -> int:
+        if self.broken:
+            raise NotReadyError("Kafka: timed out")
         created = [topic for topic in topics if topic not in self.topics]
         self.topics += created
         return len(created)

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 from sensorpipeline_operator.components.context import Images
-from sensorpipeline_operator.reconcile import FILLING_SECONDS, Reconciler
+from sensorpipeline_operator.naming import MANAGER
+from sensorpipeline_operator.reconcile import FILLING_SECONDS, Outcome, Reconciler
 from sensorpipeline_operator.storage import Decision
 from unit.operator.fakes import BrokenCluster, Crash, FakeCluster, FakeStorage, FakeTopics
 
@@ -160,7 +161,8 @@ async def test_a_removed_fleet_is_pruned_and_nothing_else(cluster: FakeCluster) 
 async def test_what_others_own_is_not_pruned(cluster: FakeCluster) -> None:
     visitor = reconciler(cluster)
     await settle(cluster, visitor)
-    meta = {"name": "mine", "namespace": "default", "resourceVersion": "1", "labels": {}, "ownerReferences": []}
+    labels = {"app.kubernetes.io/managed-by": MANAGER, "app.kubernetes.io/instance": "building"}
+    meta = {"name": "mine", "namespace": "default", "resourceVersion": "1", "labels": labels, "ownerReferences": []}
     foreign = {"kind": "ConfigMap", "apiVersion": "v1", "metadata": meta}
     cluster.objects["ConfigMap", "mine"] = foreign
     await visitor.reconcile("default", "building")
@@ -331,3 +333,198 @@ async def test_credentials_left_for_a_fleet_that_is_no_longer_there_are_pruned(c
     assert ("Secret", "building-devices-motion") in cluster.objects
     await reconciler(cluster, entropy=entropy).reconcile("default", "building")
     assert ("Secret", "building-devices-motion") not in cluster.objects
+
+
+def full() -> FakeStorage:
+    return FakeStorage(Decision(0.85, True, "Kafka's fullest volume is 85% full."))
+
+
+async def suspended(cluster: FakeCluster, storage: FakeStorage, topics: FakeTopics | None = None) -> Reconciler:
+    """A visitor of a pipeline whose ingest is suspended."""
+    visitor = reconciler(cluster, topics, storage=storage)
+    await settle(cluster, visitor)
+    await visitor.reconcile("default", "building")
+    cluster.make_ready()
+    assert cluster.objects["StatefulSet", "building-bridge"]["spec"]["replicas"] == 0
+    return visitor
+
+
+def still_suspended(cluster: FakeCluster) -> bool:
+    kafka, ready = cluster.condition("KafkaReady"), cluster.condition("Ready")
+    assert (kafka["status"], kafka["message"]) == ("False", "Kafka's fullest volume is 85% full.")
+    return bool(kafka["reason"] == "StorageNearlyFull" and ready["status"] == "False")
+
+
+async def ingest_waits_for_the_next_look(cluster: FakeCluster, visitor: Reconciler, storage: FakeStorage) -> None:
+    """Nothing lets ingest go on but a look at the volumes, which knows that ingest is suspended."""
+    storage.suspended, storage.decision = False, Decision(0.75, True, "Kafka's fullest volume is 75% full.")
+    await visitor.reconcile("default", "building")
+    assert storage.suspended
+    assert cluster.objects["StatefulSet", "building-bridge"]["spec"]["replicas"] == 0
+
+
+async def test_ingest_stays_suspended_while_kafka_restarts(cluster: FakeCluster) -> None:
+    storage = full()
+    visitor = await suspended(cluster, storage)
+    cluster.objects["StatefulSet", "building-kafka"]["status"] = {}
+    await visitor.reconcile("default", "building")
+    assert still_suspended(cluster)
+    cluster.make_ready()
+    await ingest_waits_for_the_next_look(cluster, visitor, storage)
+
+
+async def test_ingest_stays_suspended_while_topics_are_missing(cluster: FakeCluster) -> None:
+    storage, topics = full(), FakeTopics()
+    visitor = await suspended(cluster, storage, topics)
+    topics.broken = True
+    storage.broken = True
+    await visitor.reconcile("default", "building")
+    assert still_suspended(cluster)
+    topics.broken = storage.broken = False
+    await ingest_waits_for_the_next_look(cluster, visitor, storage)
+
+
+async def test_ingest_stays_suspended_while_the_pipeline_is_paused(cluster: FakeCluster) -> None:
+    storage = full()
+    visitor = await suspended(cluster, storage)
+    cluster.change_spec(example()["spec"] | {"reconcilePolicy": "Paused"})
+    await visitor.reconcile("default", "building")
+    assert still_suspended(cluster)
+    cluster.change_spec(example()["spec"])
+    await ingest_waits_for_the_next_look(cluster, visitor, storage)
+
+
+async def test_ingest_stays_suspended_while_the_spec_is_refused(cluster: FakeCluster) -> None:
+    storage = full()
+    visitor = await suspended(cluster, storage)
+    spec = example()["spec"]
+    spec["derivedMetrics"][0]["expression"] = 'Nothing["Etot"]'
+    cluster.change_spec(spec)
+    await visitor.reconcile("default", "building")
+    assert still_suspended(cluster)
+    assert cluster.condition("Ready")["reason"] == "NotAccepted"
+    cluster.change_spec(example()["spec"])
+    await ingest_waits_for_the_next_look(cluster, visitor, storage)
+
+
+async def test_ingest_stays_suspended_while_the_api_server_refuses_writes(
+    cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = full()
+    visitor = await suspended(cluster, storage)
+    del cluster.objects["Service", "building-gateway"]
+    with monkeypatch.context() as broken:
+        broken.setattr(cluster, "apply", BrokenCluster().apply)
+        await visitor.reconcile("default", "building")
+    assert still_suspended(cluster)
+    assert cluster.condition("Reconciled")["reason"] == "ApiRequestFailed"
+    await ingest_waits_for_the_next_look(cluster, visitor, storage)
+
+
+@pytest.mark.parametrize("policy", ["Active", "Paused"])
+async def test_what_is_wanted_and_was_not_created_makes_no_pipeline_ready(policy: str) -> None:
+    """Refused at its creation, or paused from the start."""
+    cluster = FakeCluster()
+    document = example()
+    document["spec"]["reconcilePolicy"] = policy
+    if policy == "Active":
+        document["spec"]["derivedMetrics"][0]["expression"] = 'Nothing["Etot"]'
+    cluster.create_pipeline(document)
+    await reconciler(cluster).reconcile("default", "building")
+    for part in ("Kafka", "Store", "Mqtt", "Workers", "Gateway", "Monitoring", "Grafana"):
+        condition = cluster.condition(f"{part}Ready")
+        assert (condition["status"], condition["reason"]) == ("Unknown", "NotCreated"), part
+    assert cluster.condition("Ready")["status"] == ("Unknown" if policy == "Paused" else "False")
+
+
+async def test_a_part_that_is_external_or_not_asked_for_need_not_exist() -> None:
+    cluster = FakeCluster()
+    document = example("minimal.yaml")
+    document["spec"]["store"] = {"external": {"uriSecretRef": {"name": "database", "key": "uri"}}}
+    document["spec"]["reconcilePolicy"] = "Paused"
+    cluster.create_pipeline(document)
+    await reconciler(cluster).reconcile("default", "minimal")
+    for part in ("StoreReady", "GrafanaReady"):
+        assert cluster.condition(part)["reason"] == "NotRequested", part
+
+
+def told(outcome: Outcome, reason: str) -> list[str]:
+    return [notice.message for notice in outcome.notices if notice.reason == reason]
+
+
+async def test_events_tell_what_was_created_and_what_was_changed_by_the_operator(cluster: FakeCluster) -> None:
+    visitor = reconciler(cluster)
+    outcome = await visitor.reconcile("default", "building")
+    assert told(outcome, "Created")
+    assert told(outcome, "Changed") == []
+    cluster.make_ready()
+    spec = example()["spec"] | {"store": {"mongodb": {}, "readingRetentionDays": 7}}
+    cluster.change_spec(spec)
+    outcome = await visitor.reconcile("default", "building")
+    changed = {message.split(" was ")[0] for message in told(outcome, "Changed")}
+    assert changed == {"ConfigMap building-mongodb", "StatefulSet building-mongodb"}
+
+
+async def test_a_rollout_is_no_change_by_the_operator(cluster: FakeCluster) -> None:
+    """Its controllers write the status, and annotations, which makes new versions of the objects."""
+    visitor = reconciler(cluster)
+    await settle(cluster, visitor)
+    for workload in ("building-sink", "building-gateway"):
+        meta = cluster.objects["Deployment", workload]["metadata"]
+        meta["resourceVersion"] += "-status"
+    apply = cluster.apply
+
+    async def meanwhile(manifest: dict[str, Any]) -> dict[str, Any]:
+        after = await apply(manifest)
+        after["metadata"]["resourceVersion"] += "-again"
+        after["metadata"]["annotations"] = {"deployment.kubernetes.io/revision": "2"}
+        return after
+
+    cluster.apply = meanwhile  # type: ignore[method-assign]
+    outcome = await visitor.reconcile("default", "building")
+    assert told(outcome, "Changed") == []
+
+
+async def test_an_object_of_somebody_else_is_not_taken_over(cluster: FakeCluster) -> None:
+    meta = {"name": "building-gateway", "namespace": "default", "resourceVersion": "1", "uid": "theirs"}
+    theirs = {"kind": "Secret", "apiVersion": "v1", "metadata": meta, "data": {"token": "bWluZQ=="}}
+    cluster.objects["Secret", "building-gateway"] = copy.deepcopy(theirs)
+    await reconciler(cluster).reconcile("default", "building")
+    assert cluster.objects["Secret", "building-gateway"] == theirs
+    reconciled = cluster.condition("Reconciled")
+    assert (reconciled["status"], reconciled["reason"]) == ("False", "NameTaken")
+    assert "Secret building-gateway" in reconciled["message"]
+
+
+async def test_a_child_that_lost_its_labels_is_brought_back(cluster: FakeCluster) -> None:
+    visitor = reconciler(cluster)
+    await settle(cluster, visitor)
+    meta = cluster.objects["Service", "building-gateway"]["metadata"]
+    labels = meta["labels"]
+    meta |= {"labels": {}, "resourceVersion": "edited"}
+    await visitor.reconcile("default", "building")
+    assert cluster.objects["Service", "building-gateway"]["metadata"]["labels"] == labels
+
+
+async def test_failing_visits_are_reported_and_a_ready_pipeline_is_not_said_to_be_ready(cluster: FakeCluster) -> None:
+    visitor = reconciler(cluster)
+    await settle(cluster, visitor)
+    workers = cluster.condition("WorkersReady")
+    outcome = await visitor.report("default", "building", "A visit was given up after 45 s.")
+    for kind, state in (("Reconciled", "False"), ("Ready", "Unknown")):
+        condition = cluster.condition(kind)
+        assert (condition["status"], condition["reason"]) == (state, "VisitFailed")
+        assert "45 s" in condition["message"]
+    assert told(outcome, "VisitFailed") == ["A visit was given up after 45 s."]
+    assert cluster.condition("WorkersReady") == workers
+    cluster.writes.clear()
+    again = await visitor.report("default", "building", "A visit was given up after 45 s.")
+    assert (cluster.writes, again.notices) == ([], [])
+    await visitor.reconcile("default", "building")
+    assert cluster.condition("Ready")["status"] == "True"
+
+
+async def test_a_pipeline_that_no_visit_reached_has_every_condition_once_that_is_reported(cluster: FakeCluster) -> None:
+    await reconciler(cluster).report("default", "building", "A visit failed.")
+    assert cluster.condition("WorkersReady")["status"] == "Unknown"
+    assert cluster.condition("Ready")["reason"] == "VisitFailed"
