@@ -36,7 +36,7 @@ images: bootstrap ## Build our own images and load them into the running cluster
 	@$(DEV) images
 
 .PHONY: test
-test: test-unit test-integration test-chart test-e2e ## Run the tests (the ledger of faults is `make reliability`)
+test: test-unit test-integration test-chart test-e2e test-ledger ## Run every test
 
 .PHONY: test-unit
 test-unit: uv ## Pure parts and shells with small fakes
@@ -58,11 +58,15 @@ test-e2e: bootstrap ## Whole pipelines on a kind cluster
 	@$(DEV) operator
 	@uv run pytest tests/e2e --ignore=tests/e2e/ledger
 
-.PHONY: reliability
-reliability: bootstrap ## Deal every fault to a pipeline under load, and write docs/reliability.md (SOAK_SECONDS=600)
+.PHONY: test-ledger
+test-ledger: bootstrap ## Every fault dealt to a pipeline under load, singly and all together (SOAK_SECONDS=600)
 	@$(DEV) cluster up
 	@$(DEV) operator
-	@uv run pytest tests/e2e/ledger -s --write-reliability --soak-seconds $(SOAK_SECONDS)
+	@uv run pytest tests/e2e/ledger -s --soak-seconds $(SOAK_SECONDS) $(LEDGER)
+
+.PHONY: reliability
+reliability: ## The ledger of faults, and its results into docs/reliability.md
+	@$(MAKE) test-ledger LEDGER=--write-reliability
 
 .PHONY: fuzz
 fuzz: uv ## Fuzz the decoding of records for FUZZ_SECONDS (60)
