@@ -3,6 +3,7 @@
 import base64
 import json
 import random
+import subprocess
 import threading
 import time
 import urllib.request
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Consumer, TopicPartition
-from integration.conftest import Part, free_port, make_producer, produce, until
+from integration.conftest import Part, create_topics, free_port, make_producer, produce, run_kafka, until
 from integration.stores import Mongod, as_records, database, description, metric, mongods
 from pymongo.errors import PyMongoError
 from sensorpipeline_api.configuration import Configuration, KafkaConnection, SinkConfiguration, StoreConnection, Topics
@@ -468,3 +469,23 @@ def test_a_collection_of_the_former_version_goes_on_with_coarser_buckets_and_no_
     produce(kafka, topics.readings["f"], [("d", [old, reading("d", 2, 2)])])
     until(lambda: many(db, 2), what="the new reading")
     assert stored(db) == first_ones([old, reading("d", 2, 2)])
+
+
+def test_a_kafka_that_stands_still_for_longer_than_any_session_holds_the_sink_up_and_no_longer(
+    store: Store, part: Make
+) -> None:
+    readings = [reading(f"d{n % 50}", n // 50, n) for n in range(40_000)]
+    with run_kafka() as (container, kafka):
+        topics = create_topics(kafka)
+        sink = SinkPart(part, kafka, topics, store[0])
+        produce(kafka, topics.readings["f"], as_records(readings[:20_000], 10))
+        until(lambda: many(store[1], 1), what="the first readings")
+        subprocess.run(["docker", "pause", container], check=True, capture_output=True)
+        time.sleep(15)
+        assert sink.ask("/healthz")[0] == 200
+        subprocess.run(["docker", "unpause", container], check=True, capture_output=True)
+        produce(kafka, topics.readings["f"], as_records(readings[20_000:], 10))
+        until(lambda: many(store[1], len(readings)), what="all readings", seconds=60)
+        assert stored(store[1]) == first_ones(readings)
+        until(lambda: sum(sink.committed().values()) == len(as_records(readings, 10)), what="the commit")
+        assert sink.process.stop() == 0

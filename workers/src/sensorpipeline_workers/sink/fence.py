@@ -55,10 +55,6 @@ class Fence:
         assert self._session is not None
         return self._session
 
-    def doubt(self) -> None:
-        """Says that others may have written."""
-        self._raised = False
-
     def raise_(self) -> None:
         """Makes sure that no write begun before now can come into effect any more, and that what did is durable."""
         if self._raised:

@@ -17,8 +17,8 @@ def run() -> None:
     health.serve(configuration.metrics_port)
     topics = configuration.topics
     wanted = {*topics.readings.values(), topics.aggregates, topics.late, topics.alerts, topics.dead_letter}
-    wait_for_topics(configuration.kafka, wanted, health)
-    sink = Sink(configuration, Writer(configuration.store, beat=health.beat), health)
+    partitions = wait_for_topics(configuration.kafka, wanted, health)
+    sink = Sink(configuration, partitions, Writer(configuration.store, beat=health.beat), health)
     signal.signal(signal.SIGTERM, lambda *_: sink.stop())
     signal.signal(signal.SIGINT, lambda *_: sink.stop())
     sink.run()

@@ -7,8 +7,9 @@ import logging
 import threading
 import time
 from collections import Counter, deque
+from collections.abc import Mapping
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, Message, TopicPartition
 from pymongo.errors import PyMongoError
 from sensorpipeline_api.configuration import SinkConfiguration
 
@@ -26,17 +27,20 @@ MESSAGES_AT_ONCE = 2_000
 POLL_SECONDS = 0.1
 WAIT_SECONDS = 0.5
 STOP_SECONDS = 20.0
-DAY_MILLISECONDS = 24 * 3600 * 1000
 
 
 class Sink:
-    """Carries every topic of the pipeline into its collection.
+    """Carries every topic of the pipeline into its collection. `partitions` are the number of each topic.
 
-    One sink per pipeline: the writer shuts out any other (see fence.py), and the newest one stays.
+    One sink per pipeline: the writer shuts out any other (see fence.py), and the newest one stays. So it takes all
+    partitions without asking (docs/decisions/0035).
     """
 
-    def __init__(self, configuration: SinkConfiguration, writer: Writer, health: Health) -> None:
+    def __init__(
+        self, configuration: SinkConfiguration, partitions: Mapping[str, int], writer: Writer, health: Health
+    ) -> None:
         self._topics = configuration.topics
+        self._partitions = partitions
         self._fleets = {topic: fleet for fleet, topic in configuration.topics.readings.items()}
         self._writer = writer
         self._health = health
@@ -45,19 +49,14 @@ class Sink:
         self._messages: deque[Message] = deque()
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
+        self._committable: dict[tuple[str, int], int] = {}
         self._consumer = Consumer(
             librdkafka_settings(configuration.kafka)
             | {
                 "group.id": configuration.group_id,
-                # There is one sink: one that is started again takes its predecessor's place at once, which may not
-                # have left the group.
-                "group.instance.id": "sink",
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
-                # Waiting for MongoDB is no reason to lose the partitions; liveness is watched by Kubernetes.
-                "max.poll.interval.ms": DAY_MILLISECONDS,
-                # The partitions of a sink that was killed are free for the next one after this long.
-                "session.timeout.ms": 10_000,
+                "on_commit": _on_commit,
                 "fetch.message.max.bytes": 4 * 1024 * 1024,
                 "fetch.max.bytes": 8 * 1024 * 1024,
                 "queued.max.messages.kbytes": 16 * 1024,
@@ -77,10 +76,11 @@ class Sink:
 
     def run(self) -> None:
         """Runs until `stop`. Raises what the writing of a batch raised, other than that MongoDB is away."""
-        topics = [*self._fleets, self._topics.aggregates, self._topics.late, self._topics.alerts,
-                  self._topics.dead_letter]  # fmt: skip
         self._wait_for_store()
-        self._consumer.subscribe(topics, on_assign=self._assigned, on_revoke=self._revoked, on_lost=self._revoked)
+        positions = self._positions()
+        self._committable = {(p.topic, p.partition): p.offset for p in positions if p.offset >= 0}
+        self._consumer.assign(positions)
+        self._health.set_ready()
         try:
             while not self._stopping:
                 batch = self._read()
@@ -93,19 +93,18 @@ class Sink:
         finally:
             self._consumer.close()
 
-    def _assigned(self, _: Consumer, __: list[TopicPartition]) -> None:
-        """Reading begins at the committed offsets; more may be stored."""
-        self._drop_unwritten()
-        self._writer.forget()
-
-    def _revoked(self, _: Consumer, __: list[TopicPartition]) -> None:
-        self._drop_unwritten()
-
-    def _drop_unwritten(self) -> None:
-        """Finishes what is being written; what has only been read is read again by whoever owns it next."""
-        self._finish()
-        self._messages.clear()
-        self._builder.take()
+    def _positions(self) -> list[TopicPartition]:
+        """Returns where to begin in each partition; a Kafka that is away is waited for."""
+        wanted = [TopicPartition(topic, number) for topic, count in self._partitions.items() for number in range(count)]
+        while not self._stopping:
+            self._health.beat()
+            try:
+                found = self._consumer.committed(wanted, timeout=10)
+                return [_position(partition) for partition in found]
+            except KafkaException as error:
+                self._health.set_waiting(f"Kafka: {error.args[0].str()}")
+                time.sleep(1)
+        return []
 
     def _read(self) -> Batch | None:
         """Returns the next batch, or None when there was nothing to read for a moment."""
@@ -165,11 +164,14 @@ class Sink:
         self._observe_lag(batch)
 
     def _commit(self, batch: Batch) -> None:
-        offsets = [TopicPartition(topic, partition, offset) for (topic, partition), offset in batch.offsets.items()]
+        """Asks Kafka to remember all offsets, those that have not moved, too: it forgets what is not said again. Nobody
+        waits for the answer; the next commit covers it, and `close` waits for the last one."""
+        self._committable |= batch.offsets
+        offsets = [TopicPartition(*slot, offset) for slot, offset in self._committable.items()]
         try:
-            self._consumer.commit(offsets=offsets, asynchronous=False)
+            self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException as error:
-            log.warning("offsets were not committed, the next commit or owner covers it: %s", error.args[0].str())
+            log.warning("offsets were not committed, the next commit covers it: %s", error.args[0].str())
 
     def _count(self, batch: Batch, outcome: Outcome) -> None:
         for fleet in batch.received:
@@ -214,6 +216,18 @@ class Sink:
         return False
 
 
+def _position(committed: TopicPartition) -> TopicPartition:
+    if committed.error is not None:
+        raise KafkaException(committed.error)
+    offset = committed.offset if committed.offset >= 0 else OFFSET_BEGINNING
+    return TopicPartition(committed.topic, committed.partition, offset)
+
+
+def _on_commit(error: KafkaError | None, _: list[TopicPartition]) -> None:
+    if error is not None:
+        log.warning("offsets were not committed, the next commit covers it: %s", error.str())
+
+
 def _record(message: Message) -> Record | None:
     error = message.error()
     if error is None:
@@ -221,8 +235,8 @@ def _record(message: Message) -> Record | None:
         return Record(
             message.topic() or "", message.partition() or 0, message.offset() or 0, timestamp, message.value() or b""
         )  # fmt: skip
-    if error.fatal():
-        raise KafkaException(error)  # such as another sink in our place
+    if error.fatal() or error.code() == KafkaError._FATAL:
+        raise KafkaException(error)
     if error.code() != KafkaError._PARTITION_EOF:
         log.warning("Kafka: %s", error.str())
     return None

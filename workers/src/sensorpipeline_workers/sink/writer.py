@@ -119,11 +119,6 @@ class Writer:
         """Whether the collection of readings exists, which the store agent makes."""
         return "readings" in self._database.list_collection_names(filter={"name": "readings"})
 
-    def forget(self) -> None:
-        """Forgets what is stored: after a rebalance, others may have written."""
-        self._frontiers.forget()
-        self._fence.doubt()
-
     def write(self, batch: Batch) -> Outcome:
         """Stores a batch, of which any part may be stored already."""
         try:
