@@ -5,8 +5,8 @@ import json
 
 import pytest
 from sensorpipeline_api.configuration import KafkaConnection, Topics, WorkerConfiguration
-from sensorpipeline_api.records import Aggregate, DeadLetter, Late
-from sensorpipeline_api.spec import Clock, Fleet, Lateness
+from sensorpipeline_api.records import Aggregate, Alert, DeadLetter, Late
+from sensorpipeline_api.spec import Clock, Fleet, Lateness, Threshold
 from sensorpipeline_workers.stream.processor import Processor
 from sensorpipeline_workers.stream.store import split_key, table_key
 
@@ -176,3 +176,68 @@ def test_a_series_that_stays_silent_is_retired_its_state_deleted_and_it_comes_ba
     ((_, key, data),) = subject.take_states()
     assert key == table_key(0, "a", "m")
     assert data is not None
+
+
+SILENT = FLEET.model_copy(update={
+    "idle_seconds": 100, "series_ttl_seconds": 1000,
+    "thresholds": [Threshold.model_validate({"name": "Quiet", "metric": "m", "silentForSeconds": 60})],
+})  # fmt: skip
+
+
+def restored_at_1000() -> Processor:
+    subject = processor(fleet=SILENT)
+    subject.record(topic="r", partition=0, offset=5, value=record(1), now=1_000)
+    again = processor(states(subject), SILENT)
+    again.look(10)
+    return again
+
+
+@pytest.mark.parametrize("known", [{}, {0: (2_000, 3_000)}, {1: (0, 10_000_000)}])
+def test_whoever_has_a_backlog_to_read_takes_nobody_for_silent(known: dict[int, tuple[int, int]]) -> None:
+    subject = restored_at_1000()
+    for now in range(10_000, 10_000_000, 50_000):
+        subject.check(now, known)
+    assert subject.take_results() == ([], [])
+    assert subject.take_states() == []
+    assert len(subject.store) == 1
+
+
+def test_silence_is_counted_from_when_the_backlog_had_been_read() -> None:
+    subject = restored_at_1000()
+    begin = 5_000_000
+    found: list[tuple[int, str]] = []
+    for now in range(4_000_000, begin + 1_100_000, 1_000):
+        if now >= begin:
+            subject.check(now, {0: (begin, now)})
+        else:
+            subject.check(now, {})
+        found += [(now - begin, type(emission).__name__) for emission in subject.take_results()[0]]
+        # What has been silent for its time to live, and for the idle time since it could be heard, goes.
+        if not len(subject.store):
+            break
+    assert found[0] == (60_000, "Alert")
+    assert (100_000, "Aggregate") in found
+    assert 100_000 <= now - begin <= 101_000
+
+
+def test_who_sent_while_the_worker_was_away_was_not_silent() -> None:
+    subject = restored_at_1000()
+    subject.check(500_000, {})
+    subject.record(topic="r", partition=0, offset=6, value=record(2), now=500_500)
+    subject.take_states()
+    subject.check(501_000, {0: (501_000, 501_000)})
+    subject.check(560_000, {0: (501_000, 560_000)})
+    assert subject.take_results()[0] == []
+    subject.check(562_000, {0: (501_000, 562_000)})
+    (alert,) = subject.take_results()[0]
+    assert isinstance(alert, Alert)
+    assert alert.state == "Firing"
+
+
+def test_what_another_partition_holds_of_a_lost_device_is_looked_at_again() -> None:
+    subject = processor()
+    for partition, rows in ((0, [("a", 1), ("b", 1)]), (1, [("a", 1)])):
+        subject.record(topic="r", partition=partition, offset=1, value=readings(*rows), now=1)
+    assert subject.drop({1}) == {"a"}
+    assert subject.unseen == 1
+    assert subject.drop({1}) == set()

@@ -1,4 +1,4 @@
-"""The Faust application: reads the fleet's readings, and flushes results, states and acknowledgements, in this order.
+"""The worker: reads the fleet's readings, and flushes results, states and acknowledgements, in this order.
 
 Whatever happens between two flushes is done again from the committed offset; states remember the offset they hold, so
 doing it again changes nothing. Results are sent at every interval; states, which a fleet of many series would otherwise
@@ -6,21 +6,23 @@ write all the time, as seldom as keeps their share of the time small, within bou
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import time
 from typing import Any
 
-import faust
+from confluent_kafka import KafkaException
 from faust.types import EventT
 from sensorpipeline_api.configuration import WorkerConfiguration
 from sensorpipeline_api.records import Aggregate, Alert, AlertState, DeadLetter, Late
 
 from sensorpipeline_workers.runtime import metrics
 from sensorpipeline_workers.runtime.health import Health
-from sensorpipeline_workers.runtime.kafka import read_secret
+from sensorpipeline_workers.stream.application import build_app
+from sensorpipeline_workers.stream.offsets import Offsets
 from sensorpipeline_workers.stream.processor import Emission, Processor
-from sensorpipeline_workers.stream.table import StateTable
+from sensorpipeline_workers.stream.progress import Progress
 from sensorpipeline_workers.stream.writer import MAXIMUM_MESSAGE_BYTES, WriteError, Writer
 
 log = logging.getLogger(__name__)
@@ -29,43 +31,9 @@ MAXIMUM_UNFLUSHED_RECORDS = 20_000
 MAXIMUM_UNSENT_RESULTS = 20_000
 LOOK_SECONDS = 0.02
 LOOK_SERIES = 500
+ASK_SECONDS = 2.0
 STALL_SECONDS = 60.0
 REBALANCE_SECONDS = 300.0
-
-
-def build_app(configuration: WorkerConfiguration) -> faust.App:
-    """Returns the Faust application of a fleet's worker, without its agents."""
-    kafka = configuration.kafka
-    credentials = None
-    if kafka.username is not None and kafka.password_file is not None:
-        credentials = faust.SASLCredentials(
-            username=kafka.username, password=read_secret(kafka.password_file), mechanism="PLAIN"
-        )
-    return faust.App(
-        configuration.application_id,
-        broker=[f"kafka://{server}" for server in kafka.bootstrap_servers],
-        broker_credentials=credentials,
-        broker_commit_interval=0.5,
-        producer_max_request_size=MAXIMUM_MESSAGE_BYTES,
-        # A killed worker's partitions are given to another one after this long.
-        broker_session_timeout=10.0,
-        broker_heartbeat_interval=3.0,
-        # What is read ahead of the agent is bounded by these three.
-        broker_max_poll_records=500,
-        consumer_max_fetch_size=1024 * 1024,
-        stream_buffer_maxsize=256,
-        consumer_auto_offset_reset="earliest",
-        datadir="/tmp/faust",
-        store="memory://",
-        Table=StateTable,
-        table_standby_replicas=0,
-        stream_wait_empty=True,
-        topic_disable_leader=True,
-        topic_partitions=configuration.fleet.partitions,
-        topic_replication_factor=configuration.replication_factor,
-        web_enabled=False,
-        worker_redirect_stdouts=False,
-    )
 
 
 class _Pace:
@@ -108,10 +76,11 @@ class StreamWorker:
         self._unflushed: list[EventT[Any]] = []
         self._discarded = False
         self._lock = asyncio.Lock()
-        self._positions: dict[int, tuple[int, float]] = {}
-        self._last_progress = self._unsettled_since = time.monotonic()
+        self._progress = Progress(stall=STALL_SECONDS)
+        self._offsets = Offsets(configuration.kafka, self._source.get_topic_name())
+        self._unsettled_since = time.monotonic()
         self._recovered = False
-        self._restored_records = 0
+        self._stalled: set[int] = set()
         self._processed_seconds = 0.0
         self._late = metrics.late()
         self._aggregates = metrics.aggregates_emitted()
@@ -121,7 +90,10 @@ class StreamWorker:
         self._lag = metrics.consumer_lag_seconds().labels(self._fleet)
         self._alert = metrics.device_alert()
         self.app.agent(self._source, name="work")(self._work)
-        self.app.task(self._flush_loop)
+        self.app.tasks_from_start = (self._flush_loop, self._ask_loop)
+        self.app.on_rebalance_begun = self._on_rebalance_begun
+        self.app.is_overtaken = lambda: self._table.overtaken
+        self.app.on_partitions_revoked.connect(self._on_revoked, weak=False)
         self.app.on_rebalance_complete.connect(self._on_recovered, weak=False)
 
     def _make_table(self, configuration: WorkerConfiguration) -> Any:
@@ -139,19 +111,30 @@ class StreamWorker:
         table.connection = configuration.kafka
         table.on_restored = self._processor.load
         table.on_lost = self._on_lost
-        table.unflushed = lambda: bool(self._unflushed) or self._discarded
+        table.on_progress = self._health.beat
+        table.unflushed = lambda: bool(self._unflushed) or self._discarded or self._lock.locked()
         return table
+
+    def _on_rebalance_begun(self) -> None:
+        self._unsettled_since = time.monotonic()
+
+    async def _on_revoked(self, *_: Any, **__: Any) -> None:
+        """Faust sends this signal when all readings have been acknowledged, before it lets the others have the
+        partitions: nothing may be on its way to Kafka then."""
+        async with self._lock:
+            pass
 
     def _on_lost(self, partitions: set[int]) -> None:
         """Called in a rebalance, before anything is read again."""
         self._recovered = False
-        self._unsettled_since = time.monotonic()
         if self._unflushed:
             self._discard()
         self._discarded = False
-        self._processor.drop(partitions)
-        self._positions.clear()
-        self._alert.clear()
+        self._progress.drop(partitions)
+        for device in self._processor.drop(partitions):
+            for threshold, severity in self._severities.items():
+                with contextlib.suppress(KeyError):
+                    self._alert.remove(self._fleet, device, threshold, severity)
 
     def _discard(self) -> None:
         """Leaves what has not been flushed to the next owner: Faust must not wait for it, nor commit it."""
@@ -162,8 +145,13 @@ class StreamWorker:
         self._discarded = True
 
     async def _on_recovered(self, *_: Any, **__: Any) -> None:
-        """Faust sends this signal after a rebalance, before readings flow again."""
+        """Faust sends this signal after a rebalance, before readings flow again. If another one has begun meanwhile
+        they must not: this waits for the next assignment, which cancels it."""
         await self._table.restore()
+        if self._table.overtaken:
+            log.info("another rebalance has begun")
+            await asyncio.Event().wait()
+        self._progress.excuse(now=time.monotonic())
         self._recovered = True
 
     async def _work(self, stream: Any) -> None:
@@ -181,9 +169,9 @@ class StreamWorker:
                 _exit()
             event.value = message.value = None  # only the offset is needed from here on
             self._unflushed.append(event)
-            self._positions[message.partition] = (message.offset, message.timestamp)
-            self._last_progress = time.monotonic()
-            self._processed_seconds += self._last_progress - begin
+            end = time.monotonic()
+            self._progress.read(message.partition, message.offset + 1, message.timestamp, now=end)
+            self._processed_seconds += end - begin
             if len(self._unflushed) >= MAXIMUM_UNFLUSHED_RECORDS:
                 await self._flush(states=True)
             elif self._processor.unsent >= MAXIMUM_UNSENT_RESULTS:
@@ -197,7 +185,7 @@ class StreamWorker:
             if self._settled():
                 self._health.set_ready()
                 self._look_at_restored()
-                self._processor.check(_now())
+                self._processor.check(_now(), self._progress.known())
                 await self._flush(states=self._pace.is_due())
                 self._observe()
             else:
@@ -206,7 +194,7 @@ class StreamWorker:
 
     def _settled(self) -> bool:
         """Whether partitions are assigned and their states recovered."""
-        return self.app.consumer is not None and self._recovered and not self.app.rebalancing and not self._stopping()
+        return self._recovered and not self.app.rebalancing and not self._stopping()
 
     def _stopping(self) -> bool:
         return bool(self.app.should_stop)
@@ -278,39 +266,48 @@ class StreamWorker:
         if threshold in self._severities:
             self._alert.labels(self._fleet, device, threshold, self._severities[threshold]).set(1 if active else 0)
 
-    def _behind(self) -> dict[int, float]:
-        """Returns, for each of our partitions with unread records, the time of the last record read (or 0)."""
-        out: dict[int, float] = {}
-        for tp in self.app.consumer.assignment():
-            if tp.topic == self._source.get_topic_name():
-                end = self.app.consumer.highwater(tp)
-                offset, timestamp = self._positions.get(tp.partition, (-1, 0.0))
-                committed = self.app.consumer._committed_offset.get(tp) or 0  # type: ignore[attr-defined]
-                if end and max(offset + 1, committed) < end:
-                    out[tp.partition] = timestamp
-        return out
+    async def _ask_loop(self) -> None:
+        """Asks at an interval how many readings Kafka has for us."""
+        while True:
+            await asyncio.sleep(ASK_SECONDS)
+            if not self._settled():
+                continue
+            consumer, topic, at = self.app.consumer, self._source.get_topic_name(), _now()
+            committed = consumer._committed_offset  # type: ignore[attr-defined]
+            positions = {tp.partition: committed.get(tp) or 0 for tp in consumer.assignment() if tp.topic == topic}
+            if not positions:
+                continue
+            try:
+                ends = await asyncio.to_thread(self._offsets.ask, set(positions))
+            except KafkaException:
+                self._progress.unanswered()
+            else:
+                if self._settled():
+                    self._progress.answered(ends, positions, at=at, now=time.monotonic())
 
     def _observe(self) -> None:
-        behind = self._behind()
-        oldest = min((timestamp for timestamp in behind.values() if timestamp), default=None)
+        oldest = min((timestamp for timestamp in self._progress.behind().values() if timestamp), default=None)
         self._lag.set(max(0.0, time.time() - oldest) if oldest is not None else 0.0)
         self._series.labels(self._fleet).set(len(self._processor.store))
         self._state_bytes.labels(self._fleet).set(self._processor.store.bytes)
-        if not behind or time.monotonic() - self._last_progress < STALL_SECONDS:
+        stalled = self._progress.stalled(now=time.monotonic())
+        if not stalled:
             self._health.beat()
+        elif stalled != self._stalled:
+            log.error("no progress in partitions %s, though they hold readings", sorted(stalled))
+        self._stalled = stalled
 
     def _observe_recovery(self) -> None:
-        """A recovery is alive while it reads, a rebalance for as long as the others may take to join."""
+        """A rebalance is alive for as long as the others may take to join, a recovery while it reads (see `table`)."""
         self._health.set_waiting("assignment and recovery")
-        restored = self._table.restored_records
-        if restored != self._restored_records or time.monotonic() - self._unsettled_since < REBALANCE_SECONDS:
+        if time.monotonic() - self._unsettled_since < REBALANCE_SECONDS:
             self._health.beat()
-        self._restored_records = restored
 
     def _wait_for_kafka(self) -> None:
         """A worker that waits for Kafka is alive: starting it anew would not help."""
         self._health.set_waiting("Kafka to take results")
         self._health.beat()
+        self._progress.excuse(now=time.monotonic())
 
 
 def _exit() -> None:

@@ -7,7 +7,7 @@ may fall silent stand in a schedule, so that a look at the clock costs nothing w
 import base64
 import heapq
 from collections import defaultdict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import count
 
 import msgspec
@@ -26,7 +26,7 @@ from sensorpipeline_api.spec import Clock
 
 from sensorpipeline_workers.engine.grouping import group
 from sensorpipeline_workers.engine.partition import PartitionClock
-from sensorpipeline_workers.engine.plan import compile_fleet
+from sensorpipeline_workers.engine.plan import MetricPlan, compile_fleet
 from sensorpipeline_workers.engine.series import (
     active_alerts,
     advance,
@@ -38,6 +38,7 @@ from sensorpipeline_workers.engine.series import (
     retire,
 )
 from sensorpipeline_workers.engine.state import FAR, SeriesState
+from sensorpipeline_workers.stream.progress import GAP
 from sensorpipeline_workers.stream.store import Series, Store, clock_key
 
 Emission = Aggregate | Late | Alert | DeadLetter
@@ -82,17 +83,21 @@ class Processor:
             self._clocks[partition].restore(clock)
         self._unseen += self.store.load(partition, stored.items())
 
-    def drop(self, partitions: set[int]) -> None:
+    def drop(self, partitions: set[int]) -> set[str]:
         """Forgets partitions, and what of them has not been flushed: for them the changelog and the committed offsets
-        rule."""
+        rule. Returns their devices; what another partition holds of one of them is to be looked at again."""
+        lost: set[str] = set()
         for partition in partitions:
-            self.store.drop(partition)
+            lost |= self.store.drop(partition)
             self._clocks.pop(partition, None)
         self._dirty = {series: None for series in self._dirty if series.partition not in partitions}
         self._retired = {key: None for key in self._retired if key[0] not in partitions}
         self._unseen = deque(series for series in self._unseen if series.partition not in partitions)
         self._schedule = [entry for entry in self._schedule if entry[2].partition not in partitions]
         heapq.heapify(self._schedule)
+        if lost:
+            self._unseen += [series for series in self.store if series.device in lost]
+        return lost
 
     @property
     def changed(self) -> bool:
@@ -164,22 +169,32 @@ class Processor:
                 self._clocks[series.partition].wait(series, next_due(series.plan, state))
         return alerts
 
-    def check(self, now: int) -> None:
-        """Closes the open windows of our silent series, and retires those that have been silent for too long."""
+    def check(self, now: int, known: Mapping[int, tuple[int, int]] | None = None) -> None:
+        """Closes the open windows of our silent series, and retires those that have been silent for too long. `known`
+        says for each partition from when until when all that was published has been read (see progress.py): silence
+        is what lies between, since a reading that waits in Kafka is none. Without it, all has been read."""
         while self._schedule and self._schedule[0][0] <= now:
             time, _, series = heapq.heappop(self._schedule)
             if series.check != time:
                 continue  # an earlier check has taken its place
             series.check = 0
-            if next_check(series.plan, series.look()) <= now:
-                emitted = close_idle(series.plan, series.live(), device=series.device, now=now)
+            since, until = (0, now) if known is None else known.get(series.partition, (0, 0))
+            if until < now - GAP:
+                self._put(series, now + GAP)
+                continue
+            state = series.look()
+            if _due(series.plan, state, since) <= until:
+                shift = max(0, since - state.last_seen)
+                emitted = close_idle(series.plan, series.live(), device=series.device, now=until - shift)
                 if emitted:
                     self._emissions += emitted
                     self._dirty[series] = None
-                if is_expired(series.plan, series.live(), now=now):
+                if until - since >= series.plan.idle and is_expired(series.plan, series.live(), now=until):
                     self._retire(series)
                     continue
-            self._plan_check(series, series.look())
+            due = _due(series.plan, series.look(), since)
+            if due < FAR:
+                self._put(series, max(now + 1, due + now - until))
 
     def _retire(self, series: Series) -> None:
         """Says what there is to say of a series, and forgets it; its state is deleted at the next flush."""
@@ -210,8 +225,11 @@ class Processor:
     def _plan_check(self, series: Series, state: SeriesState) -> None:
         time = next_check(series.plan, state)
         if time < FAR and (series.check == 0 or time < series.check):
-            series.check = time
-            heapq.heappush(self._schedule, (time, next(self._number), series))
+            self._put(series, time)
+
+    def _put(self, series: Series, time: int) -> None:
+        series.check = time
+        heapq.heappush(self._schedule, (time, next(self._number), series))
 
     def _message(self, emission: Emission) -> Message:
         value = _encode(emission)
@@ -226,3 +244,13 @@ class Processor:
                 return self._topics.alerts, key.encode(), value
             case DeadLetter():
                 return self._topics.dead_letter, emission.fleet.encode(), value
+
+
+def _due(plan: MetricPlan, state: SeriesState, since: int) -> int:
+    """Returns when a series that stays silent is to be checked, its silence being counted from `since` at the earliest.
+    What has been silent for its time to live goes once it has had the idle time to say something."""
+    time = next_check(plan, state)
+    if time >= FAR:
+        return FAR
+    wait = time - state.last_seen
+    return max(time, since + (min(wait, plan.idle) if wait == plan.ttl else wait))

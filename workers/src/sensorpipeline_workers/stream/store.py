@@ -118,7 +118,8 @@ class Store:
         self.bytes += sum(series.size for series in found.values())
         return list(found.values())
 
-    def drop(self, partition: int) -> None:
-        """Forgets a partition."""
+    def drop(self, partition: int) -> set[str]:
+        """Forgets a partition; returns its devices."""
         dropped = self._partitions.pop(partition, {})
         self.bytes -= sum(series.size for series in dropped.values())
+        return {device for device, _ in dropped}

@@ -11,7 +11,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from faust.tables.table import Table
@@ -19,36 +19,40 @@ from faust.types import TP
 from sensorpipeline_api.configuration import KafkaConnection
 
 from sensorpipeline_workers.runtime.kafka import librdkafka_settings
+from sensorpipeline_workers.stream.offsets import Offsets
 
 log = logging.getLogger(__name__)
 
 BATCH = 10_000
 Items = dict[bytes, bytes | None]
+T = TypeVar("T")
 
 
 class StateTable(Table):  # type: ignore[type-arg]
     """A Faust table whose content lives elsewhere: `on_restored(partition, items)` gets it, `on_lost(partitions)` says
-    that it is no longer valid. `restored_records` grows while a restore makes progress."""
+    that it is no longer valid. `on_progress` is called, from another thread, while a restore makes progress."""
 
     connection: KafkaConnection
     on_restored: Callable[[int, Iterable[tuple[bytes, bytes | None]]], None]
     on_lost: Callable[[set[int]], None]
+    on_progress: Callable[[], None]
     unflushed: Callable[[], bool]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         # Bytes as they are, in the changelog and out of it; the default would write them as JSON texts.
         self.key_serializer = self.value_serializer = "raw"
-        self.restored_records = 0
         self._ends: dict[int, int] = {}
         self._missing: set[int] = set()
         self._generation: int | None = None
+        self._rebalances = 0
 
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
     ) -> None:
         """Keeps what stays ours and gives up the rest. Whoever was not in the last generation of the group cannot know
         what others have written since, and keeps nothing."""
+        self._rebalances = self.app.rebalancing_count
         await super().on_rebalance(assigned, revoked, newly_assigned, generation_id)
         await self.changelog_topic.maybe_declare()
         mine = {tp.partition for tp in assigned if tp.topic == self.changelog_topic_name}
@@ -59,7 +63,12 @@ class StateTable(Table):  # type: ignore[type-arg]
         gone = {tp.partition for tp in revoked if tp.topic == self.changelog_topic_name}
         self.on_lost(fresh | gone)
         self._missing = fresh & mine
-        self._ends = await asyncio.to_thread(_end_offsets, self.connection, self.changelog_topic_name, mine)
+        self._ends = await self._in_thread(self._end_offsets, mine)
+
+    @property
+    def overtaken(self) -> bool:
+        """Whether another rebalance has begun since the last assignment, or the end of the process."""
+        return self.app.should_stop or self.app.rebalancing_count != self._rebalances
 
     def persisted_offset(self, tp: TP) -> int | None:
         """Tells Faust that it has nothing to restore of our partitions."""
@@ -71,33 +80,52 @@ class StateTable(Table):  # type: ignore[type-arg]
 
     async def restore(self) -> None:
         """Reads the changelog of the partitions that are newly ours up to its end. Ends early, with nothing taken in,
-        when it is cancelled."""
-        partitions, cancelled = set(self._missing), threading.Event()
+        when it is cancelled or overtaken."""
+        partitions = set(self._missing)
         if not partitions:
             return
         begin = time.monotonic()
-        try:
-            found = await asyncio.to_thread(self._read, partitions, cancelled)
-        except asyncio.CancelledError:
-            cancelled.set()
-            raise
+        found = await self._in_thread(self._read, partitions)
+        if self.overtaken:
+            return
         for partition, items in found.items():
             self.on_restored(partition, items.items())
         self._missing -= partitions
         log.info("restored partitions %s in %.2f s", sorted(partitions), time.monotonic() - begin)
 
-    def _read(self, partitions: set[int], cancelled: threading.Event) -> dict[int, Items]:
+    async def _in_thread(self, work: Callable[[set[int], Callable[[], bool]], T], partitions: set[int]) -> T:
+        """Runs work that ends early when the second argument that it gets says so: when this is cancelled, or the
+        process is to end, which would wait for its threads."""
+        cancelled = threading.Event()
+        try:
+            return await asyncio.to_thread(work, partitions, lambda: cancelled.is_set() or self.app.should_stop)
+        finally:
+            cancelled.set()
+
+    def _end_offsets(self, partitions: set[int], is_cancelled: Callable[[], bool]) -> dict[int, int]:
+        offsets = Offsets(self.connection, self.changelog_topic_name)
+        while not is_cancelled():
+            try:
+                return {partition: end for partition, (_, end) in offsets.ask(partitions).items()}
+            except KafkaException as error:
+                log.info("waiting for the ends of %s: %s", self.changelog_topic_name, error.args[0].str())
+                time.sleep(0.2)
+        return {}
+
+    def _read(self, partitions: set[int], is_cancelled: Callable[[], bool]) -> dict[int, Items]:
         found: dict[int, Items] = {partition: {} for partition in partitions}
         consumer = _reader(self.connection)
         try:
             consumer.assign([TopicPartition(self.changelog_topic_name, partition, 0) for partition in partitions])
             ended: set[int] = set()
-            while ended != partitions and not cancelled.is_set():
-                for message in consumer.consume(BATCH, 0.5):
+            while ended != partitions and not is_cancelled():
+                messages = consumer.consume(BATCH, 0.5)
+                if messages:
+                    self.on_progress()
+                for message in messages:
                     error, partition, key = message.error(), message.partition(), message.key()
                     if error is None and partition is not None and key is not None:
                         found[partition][key] = message.value()
-                        self.restored_records += 1
                     elif error is not None and error.code() == KafkaError._PARTITION_EOF and partition is not None:
                         ended.add(partition)
         finally:
@@ -117,19 +145,3 @@ def _reader(connection: KafkaConnection) -> Consumer:
             "queued.max.messages.kbytes": 32 * 1024,
         }
     )
-
-
-def _end_offsets(connection: KafkaConnection, topic: str, partitions: set[int]) -> dict[int, int]:
-    consumer = _reader(connection)
-    try:
-        out: dict[int, int] = {}
-        while len(out) < len(partitions):
-            for partition in partitions - out.keys():
-                try:
-                    out[partition] = consumer.get_watermark_offsets(TopicPartition(topic, partition), timeout=5)[1]
-                except KafkaException as error:
-                    log.info("waiting for the end of %s/%s: %s", topic, partition, error.args[0].str())
-                    time.sleep(0.2)
-        return out
-    finally:
-        consumer.close()

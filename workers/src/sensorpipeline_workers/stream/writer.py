@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 
-from confluent_kafka import KafkaError, Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 from confluent_kafka import Message as Delivered
 from sensorpipeline_api.configuration import KafkaConnection
 
@@ -23,7 +23,7 @@ class Writer:
 
     def __init__(self, connection: KafkaConnection, waiting: Callable[[], None]) -> None:
         self._waiting = waiting
-        self._refused: KafkaError | None = None
+        self._refused: str | None = None
         self._producer = Producer(
             librdkafka_settings(connection)
             | {
@@ -44,7 +44,7 @@ class Writer:
 
     async def write(self, messages: Iterable[tuple[str, int, bytes, bytes | None]]) -> None:
         """Writes messages (topic, partition or -1, key, value) and waits until Kafka has them. The event loop goes on
-        meanwhile. Raises WriteError."""
+        meanwhile. Raises WriteError, saying which message Kafka refuses; others may have been written."""
         loop = asyncio.get_running_loop()
         sent = 0
         for topic, partition, key, value in messages:
@@ -55,14 +55,20 @@ class Writer:
                 except BufferError:
                     await loop.run_in_executor(None, self._producer.flush, WAIT_SECONDS)
                     self._waiting()
+                except KafkaException as error:
+                    raise WriteError(_explain(error.args[0], topic, key, value)) from error
             sent += 1
             if sent % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
         while sent and await loop.run_in_executor(None, self._producer.flush, WAIT_SECONDS):
             self._waiting()
         if self._refused is not None:
-            raise WriteError(self._refused.str())
+            raise WriteError(self._refused)
 
-    def _on_delivery(self, error: KafkaError | None, message: Delivered) -> None:
+    def _on_delivery(self, error: KafkaError | None, delivered: Delivered) -> None:
         if error is not None:
-            self._refused = error
+            self._refused = _explain(error, delivered.topic(), delivered.key(), delivered.value())
+
+
+def _explain(error: KafkaError, topic: str | None, key: str | bytes | None, value: str | bytes | None) -> str:
+    return f"{error.str()}: {len(value or b'')} bytes under the key {key!r} of {topic}"

@@ -1,0 +1,216 @@
+"""The worker around the processor, without a Kafka."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import KafkaError
+from prometheus_client import REGISTRY
+from sensorpipeline_api.configuration import KafkaConnection, Topics, WorkerConfiguration
+from sensorpipeline_api.spec import Fleet
+from sensorpipeline_workers.runtime.health import Health
+from sensorpipeline_workers.stream import app as app_module
+from sensorpipeline_workers.stream import table as table_module
+from sensorpipeline_workers.stream import writer as writer_module
+from sensorpipeline_workers.stream.app import StreamWorker
+from sensorpipeline_workers.stream.processor import Processor
+from sensorpipeline_workers.stream.writer import MAXIMUM_MESSAGE_BYTES, WriteError, Writer
+
+FLEET = Fleet.model_validate({
+    "name": "f", "topic": "f/{device}/m", "metrics": [{"name": "m"}], "partitions": 2,
+    "thresholds": [{"name": "High", "metric": "m", "above": "8", "severity": "Critical"}],
+})  # fmt: skip
+NOWHERE = KafkaConnection(bootstrap_servers=["127.0.0.1:1"])
+CONFIGURATION = WorkerConfiguration(
+    pipeline="p", kafka=NOWHERE, fleet=FLEET, application_id="w",
+    topics=Topics(readings={"f": "r"}, aggregates="a", late="l", alerts="t", dead_letter="d"),
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing about nobody being there."""
+    settings = {"bootstrap.servers": "127.0.0.1:1", "log_level": 0}
+    monkeypatch.setattr(writer_module, "librdkafka_settings", lambda _: settings)
+
+
+@pytest.fixture
+def worker() -> Iterator[StreamWorker]:
+    known = set(REGISTRY._collector_to_names)
+    yield StreamWorker(CONFIGURATION, Health())
+    for collector in set(REGISTRY._collector_to_names) - known:
+        REGISTRY.unregister(collector)
+
+
+def alert_of(device: str) -> float | None:
+    labels = {"fleet": "f", "device": device, "threshold": "High", "severity": "Critical"}
+    return REGISTRY.get_sample_value("sensorpipeline_device_alert", labels)
+
+
+def test_alerts_of_partitions_that_stay_go_on_through_a_rebalance(worker: StreamWorker) -> None:
+    source = Processor(CONFIGURATION)
+    for partition, device in ((0, b"kept"), (1, b"lost")):
+        value = b'[{"device":"%s","metric":"m","time":1,"value":9}]' % device
+        source.record(topic="r", partition=partition, offset=0, value=value, now=1)
+    table: Any = worker.app.tables["state"]
+    for partition, key, data in source.take_states():
+        table.on_restored(partition, [(key, data)])
+    worker._look_at_restored()
+    assert (alert_of("kept"), alert_of("lost")) == (1, 1)
+    table.on_lost({1})
+    assert (alert_of("kept"), alert_of("lost")) == (1, None)
+
+
+def test_a_rebalance_that_begins_while_states_are_restored_lets_no_readings_flow(worker: StreamWorker) -> None:
+    """Faust would resume what was assigned before; the next assignment cancels the waiting."""
+    table: Any = worker.app.tables["state"]
+
+    async def recover(*, overtaken: bool) -> bool:
+        table._rebalances = worker.app.rebalancing_count
+        if overtaken:
+            worker.app.rebalancing_count += 1
+        recovery = asyncio.ensure_future(worker._on_recovered())
+        done, _ = await asyncio.wait([recovery], timeout=0.2)
+        recovery.cancel()
+        return bool(done)
+
+    assert not asyncio.run(recover(overtaken=True))
+    assert not worker._recovered
+    assert asyncio.run(recover(overtaken=False))
+    assert worker._recovered
+
+
+def test_what_is_being_written_counts_as_unflushed(worker: StreamWorker) -> None:
+    table: Any = worker.app.tables["state"]
+
+    async def hold() -> tuple[bool, bool, bool]:
+        revoked = asyncio.ensure_future(worker._on_revoked())
+        async with worker._lock:
+            await asyncio.sleep(0.05)
+            during, waits = table.unflushed(), not revoked.done()
+            late = asyncio.ensure_future(worker._on_revoked())
+            await asyncio.sleep(0.05)
+            waits = not late.done()
+        await asyncio.gather(revoked, late)
+        return during, waits, table.unflushed()
+
+    assert asyncio.run(hold()) == (True, True, False)
+
+
+def test_a_recovery_is_alive_while_it_reads_and_a_rebalance_for_its_time(
+    worker: StreamWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table: Any = worker.app.tables["state"]
+    health = worker._health
+    monkeypatch.setattr(app_module, "REBALANCE_SECONDS", 0.2)
+    health._maximum_silence = 0.2
+
+    def lives() -> bool:
+        worker._observe_recovery()
+        return health.alive
+
+    time.sleep(0.5)
+    assert not lives()
+    worker.app.on_rebalance_start()
+    assert lives()
+    time.sleep(0.5)
+    assert not lives()
+
+    class Reader:
+        """Gives one message of the changelog after the other, slowly."""
+
+        left = 4
+
+        def assign(self, _: Any) -> None: ...
+
+        def close(self) -> None: ...
+
+        def consume(self, *_: Any) -> list[Any]:
+            time.sleep(0.15)
+            alive.append(health.alive)
+            self.left -= 1
+            return [Message(ended=not self.left)]
+
+    class Message:
+        def __init__(self, *, ended: bool) -> None:
+            self._ended = ended
+
+        def error(self) -> Any:
+            return self if self._ended else None
+
+        def code(self) -> int:
+            return int(KafkaError._PARTITION_EOF)
+
+        def partition(self) -> int:
+            return 0
+
+        def key(self) -> bytes:
+            return b"0|d|m"
+
+        def value(self) -> bytes:
+            return b"x"
+
+    alive: list[bool] = []
+    monkeypatch.setattr(table_module, "_reader", lambda _: Reader())
+    assert table._read({0}, lambda: False) == {0: {b"0|d|m": b"x"}}
+    assert alive == [False, True, True, True]
+
+
+def test_the_wait_for_a_kafka_that_is_away_ends_with_the_process(worker: StreamWorker) -> None:
+    """A thread that waited on would keep the process from ending."""
+    table: Any = worker.app.tables["state"]
+
+    async def stop() -> float:
+        waiting = asyncio.ensure_future(table._in_thread(table._end_offsets, {0}))
+        await asyncio.sleep(0.3)
+        assert not waiting.done()
+        begin = time.monotonic()
+        worker.app._stopped.set()
+        assert await waiting == {}
+        return time.monotonic() - begin
+
+    async def cancel() -> None:
+        waiting = asyncio.ensure_future(table._in_thread(table._end_offsets, {0}))
+        await asyncio.sleep(0.3)
+        waiting.cancel()
+
+    asyncio.run(cancel())  # which waits for its threads
+    assert asyncio.run(stop()) < 5
+    assert threading.active_count() < 20
+
+
+def test_a_message_that_is_too_large_ends_the_write_with_its_key_and_size() -> None:
+    writer = Writer(NOWHERE, lambda: None)
+    data = b"x" * (MAXIMUM_MESSAGE_BYTES + 1)
+    with pytest.raises(WriteError, match=rf"{len(data)} bytes under the key b'0\|d\|m' of c"):
+        asyncio.run(writer.write([("c", 0, b"0|d|m", data)]))
+
+
+def test_what_kafka_refuses_is_not_acknowledged_and_ends_the_worker(
+    worker: StreamWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Exited(Exception): ...
+
+    def leave() -> None:
+        raise Exited
+
+    class Event:
+        acknowledged = False
+
+        def ack(self) -> None:
+            self.acknowledged = True
+
+    async def is_member() -> bool:
+        return True
+
+    event: Any = Event()
+    monkeypatch.setattr(app_module, "_exit", leave)
+    monkeypatch.setattr(worker, "_is_member", is_member)
+    monkeypatch.setattr(worker._processor, "take_states", lambda: [(0, b"k", b"x" * (MAXIMUM_MESSAGE_BYTES + 1))])
+    worker._unflushed.append(event)
+    with pytest.raises(Exited):
+        asyncio.run(worker._flush(states=True))
+    assert not event.acknowledged

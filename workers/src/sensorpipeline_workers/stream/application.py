@@ -1,0 +1,76 @@
+"""Faust's application of a fleet's worker: its settings, and where it must do otherwise than Faust does."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import faust
+from sensorpipeline_api.configuration import WorkerConfiguration
+
+from sensorpipeline_workers.runtime.kafka import read_secret
+from sensorpipeline_workers.stream.table import StateTable
+from sensorpipeline_workers.stream.writer import MAXIMUM_MESSAGE_BYTES
+
+
+class App(faust.App):
+    """Faust's application, with tasks that run from the start on (Faust's begin after the first recovery), and with a
+    word in rebalances."""
+
+    tasks_from_start: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
+    on_rebalance_begun: Callable[[], None]
+    is_overtaken: Callable[[], bool]
+
+    async def on_start(self) -> None:
+        """Called by Faust before anything else runs."""
+        await super().on_start()
+        for task in self.tasks_from_start:
+            self.add_future(task())
+
+    def on_rebalance_start(self) -> None:
+        """Called by Faust when a rebalance begins, in the consumer's thread."""
+        super().on_rebalance_start()
+        self.on_rebalance_begun()
+
+    def on_rebalance_end(self) -> None:
+        """Called by Faust when it has let readings flow again. If another rebalance began meanwhile, they are of
+        partitions that are no longer ours."""
+        if not self.is_overtaken():
+            super().on_rebalance_end()
+            return
+        self.consumer.stop_flow()
+        self.flow_control.suspend()
+        self.consumer.pause_partitions(self.consumer.assignment())
+
+
+def build_app(configuration: WorkerConfiguration) -> App:
+    """Returns the Faust application of a fleet's worker, without its agents."""
+    kafka = configuration.kafka
+    credentials = None
+    if kafka.username is not None and kafka.password_file is not None:
+        credentials = faust.SASLCredentials(
+            username=kafka.username, password=read_secret(kafka.password_file), mechanism="PLAIN"
+        )
+    return App(
+        configuration.application_id,
+        broker=[f"kafka://{server}" for server in kafka.bootstrap_servers],
+        broker_credentials=credentials,
+        broker_commit_interval=0.5,
+        producer_max_request_size=MAXIMUM_MESSAGE_BYTES,
+        # A killed worker's partitions are given to another one after this long.
+        broker_session_timeout=10.0,
+        broker_heartbeat_interval=3.0,
+        # What is read ahead of the agent is bounded by these three.
+        broker_max_poll_records=500,
+        consumer_max_fetch_size=1024 * 1024,
+        stream_buffer_maxsize=256,
+        consumer_auto_offset_reset="earliest",
+        datadir="/tmp/faust",
+        store="memory://",
+        Table=StateTable,
+        table_standby_replicas=0,
+        stream_wait_empty=True,
+        topic_disable_leader=True,
+        topic_partitions=configuration.fleet.partitions,
+        topic_replication_factor=configuration.replication_factor,
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+    )
