@@ -241,3 +241,19 @@ def test_what_another_partition_holds_of_a_lost_device_is_looked_at_again() -> N
     assert subject.drop({1}) == {"a"}
     assert subject.unseen == 1
     assert subject.drop({1}) == set()
+
+
+def test_what_was_silent_for_its_time_to_live_goes_though_workers_change_more_often_than_that() -> None:
+    fleet = SILENT.model_copy(update={"thresholds": []})
+    subject = processor(fleet=fleet)
+    subject.record(topic="r", partition=0, offset=5, value=record(1), now=1_000)
+    subject.take_states()
+    subject.check(101_000)
+    again = processor(states(subject), fleet)
+    again.look(10)
+    since = 1_200_000
+    again.check(since, {0: (since, since)})
+    again.check(since + 99_999, {0: (since, since + 99_999)})
+    assert again.take_states() == []
+    again.check(since + 100_000, {0: (since, since + 100_000)})
+    assert again.take_states() == [(0, table_key(0, "d", "m"), None)]
