@@ -12,19 +12,20 @@ from pathlib import Path
 import yaml
 
 from sensorpipeline_dev import paths
-from sensorpipeline_dev.cache import digest
+from sensorpipeline_dev.cache import digest, entry
 from sensorpipeline_dev.errors import DevError
-from sensorpipeline_dev.host import link_tool
+from sensorpipeline_dev.host import link_tool, require
 from sensorpipeline_dev.kind_config import CLUSTER, CONTEXT, NODE, build_kind_config
 from sensorpipeline_dev.kubernetes_build import ensure_kubernetes, ensure_program, programs
 from sensorpipeline_dev.progress import Step, note, output, step
 from sensorpipeline_dev.source import Source
-from sensorpipeline_dev.versions import Versions
+from sensorpipeline_dev.versions import Versions, tag
 
 ANSWER_SECONDS = 30
 READY_SECONDS = 180
 STORAGE = paths.DEV / "storage"
 NAMESPACE = "local-storage"
+KUBECTL_OF_NODE = "/usr/bin/kubectl"
 
 
 def kubectl(*arguments: str) -> list[str]:
@@ -32,15 +33,40 @@ def kubectl(*arguments: str) -> list[str]:
     return ["kubectl", "--context", CONTEXT, *arguments]
 
 
-def ensure_tools(source: Source, versions: Versions) -> Path:
-    """Have kind, Helm and kubectl; kind's path."""
+def ensure_tools(source: Source, versions: Versions, *, image: str) -> Path:
+    """Have kind, Helm and kubectl; kind's path.
+
+    Args:
+        source: where images come from.
+        versions: what is pinned.
+        image: the node image, which is there already; the official one holds a kubectl of its version.
+
+    Raises:
+        DevError: when kubectl is not on the PATH even so. Without it a healthy cluster would look like a dead one.
+    """
     known = programs(versions)
     link_tool(ensure_program(known["helm"]))
-    if source is Source.PACKAGES:
-        link_tool(ensure_kubernetes(versions) / "kubectl")
+    link_tool(ensure_kubernetes(versions) / "kubectl" if source is Source.PACKAGES else ensure_kubectl(image))
     kind = ensure_program(known["kind"])
     link_tool(kind)
+    require("kubectl")
     return kind
+
+
+def ensure_kubectl(image: str) -> Path:
+    """The kubectl of a node image, copied out of it when it is not in the cache."""
+
+    def make(partial: Path) -> None:
+        with step(f"kubectl of {image}") as running:
+            container = output(["docker", "container", "create", image])
+            if container is None:
+                running.fail("no container can be created of the image")
+            try:
+                running.run(["docker", "cp", f"{container.strip()}:{KUBECTL_OF_NODE}", partial / "kubectl"])
+            finally:
+                output(["docker", "container", "rm", container.strip()])
+
+    return entry(paths.BINARIES / f"kubectl-{tag(image)}", make) / "kubectl"
 
 
 def node_exists() -> bool:

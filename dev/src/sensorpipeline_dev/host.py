@@ -118,9 +118,12 @@ def require(*commands: str) -> None:
 
 
 def link_tool(binary: Path) -> None:
-    """Put a built tool on the PATH when the machine has none of that name."""
+    """Put a built tool on the PATH, for every user where that may be, when the machine has none of that name."""
     directory = Path("/usr/local/bin")
-    if shutil.which(binary.name) is None and os.access(directory, os.W_OK):
+    if shutil.which(binary.name) is None:
+        if not os.access(directory, os.W_OK):
+            directory = Path.home() / ".local" / "bin"
+            directory.mkdir(parents=True, exist_ok=True)
         link = directory / binary.name
         link.unlink(missing_ok=True)
         link.symlink_to(binary)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from rich.console import Console
 
@@ -88,7 +89,7 @@ class Step:
         if first.returncode != 0 or second.returncode != 0:
             self.fail(f"{producer[0]} | {consumer[0]} failed ({first.returncode}, {second.returncode})")
 
-    def fail(self, message: str) -> None:
+    def fail(self, message: str) -> NoReturn:
         """Raise with the end of the log."""
         tail = "\n".join(self.log.read_text(errors="replace").splitlines()[-TAIL_LINES:])
         raise DevError(f"{self.title}: {message}\n{tail}", advice=f"The whole log is {self.log}")
