@@ -84,6 +84,13 @@ class Dispatcher:
             visitor.task.cancel()
         metrics.PIPELINES.set(len(self._visitors))
 
+    def abandon(self) -> None:
+        """Breaks off the visits that are under way, since another replica may lead now; they are begun anew once this
+        one leads again."""
+        for key in list(self._visitors):
+            self.forget(key)
+            self.trigger(key)
+
     def stalled(self, seconds: float) -> bool:
         """Whether there are pipelines to visit, and there was no progress with any for so long.
 

@@ -34,9 +34,9 @@ class Operator:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stack = AsyncExitStack()
-        self._tasks: list[asyncio.Task[Any]] = []
+        self._election: asyncio.Task[None] | None = None
         self._cluster: Cluster | None = None
-        self._leadership = Leadership()
+        self._leadership = Leadership(lambda: self._dispatcher.abandon())
         self._reconciler: Reconciler | None = None
         self._objects: dict[Key, dict[str, Any]] = {}
         self._dispatcher = Dispatcher(
@@ -51,7 +51,7 @@ class Operator:
         election = self._leadership.run(
             self._cluster.api, namespace=self._settings.pod_namespace, identity=self._settings.pod_name
         )
-        self._tasks.append(asyncio.create_task(election))
+        self._election = asyncio.create_task(election)
         application = web.Application()
         application.router.add_get("/healthz", self._healthz)
         application.router.add_get("/readyz", self._readyz)
@@ -63,8 +63,8 @@ class Operator:
 
     async def stop(self) -> None:
         """Ends everything."""
-        for task in self._tasks:
-            task.cancel()
+        if self._election is not None:
+            self._election.cancel()
         await self._stack.aclose()
 
     def pipeline_event(self, body: dict[str, Any], kind: str | None) -> None:
@@ -103,6 +103,8 @@ class Operator:
                 kopf.event(cast("kopf.Body", body), type=notice.kind, reason=notice.reason, message=notice.message)
 
     async def _healthz(self, _: web.Request) -> web.Response:
+        if self._election is not None and self._election.done():
+            return web.Response(status=503, text="this replica takes no part in the election any more\n")
         if self._dispatcher.stalled(STALL_SECONDS):
             return web.Response(status=503, text=f"no pipeline was visited for {STALL_SECONDS:.0f} s\n")
         return web.Response(text="alive\n")

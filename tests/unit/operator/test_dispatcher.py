@@ -251,3 +251,19 @@ async def test_a_visitor_that_is_no_longer_registered_ends_though_its_visit_does
     subject.forget(KEY)
     await asyncio.sleep(0.1)
     assert seen == 1
+
+
+async def test_a_visit_is_broken_off_when_this_replica_leads_no_more_and_made_when_it_leads_again() -> None:
+    visits = Visits()
+    visits.gate.clear()
+    subject, leads = dispatcher(visits)
+    subject.trigger(KEY)
+    await asyncio.sleep(0.01)
+    leads.clear()
+    subject.abandon()
+    visits.gate.set()
+    await asyncio.sleep(0.05)
+    assert visits.count == 0
+    leads.set()
+    await visits.until(1)
+    subject.forget(KEY)
