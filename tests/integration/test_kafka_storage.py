@@ -74,6 +74,23 @@ def test_a_full_volume_is_emptied_by_what_everybody_has_read_and_by_nothing_else
     assert len(left) == records - records // 2
 
 
+def test_what_is_left_of_a_removed_fleet_is_deleted_once_it_is_stored(kafka: str, topic: str) -> None:
+    fill(make_producer(kafka), topic, 2)
+    records = 2 * MEBIBYTE // RECORD
+    capacity = METADATA_BYTES + MEBIBYTE  # more than half full, whatever else is there
+    groups = {topic: (f"{topic}-sink",)}
+
+    def look() -> dict[tuple[str, int], int]:
+        found = look_after(
+            kafka, {}, capacity=capacity, readers={}, suspended=False, former=lambda name: groups.get(name, ())
+        )
+        return dict(found.delete)
+
+    assert look() == {}
+    commit(kafka, topic, f"{topic}-sink", records)
+    assert look() == {(topic, 0): records}
+
+
 def consume(kafka: str, topic: str) -> list[int]:
     """Returns the offsets that a topic holds."""
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": uuid.uuid4().hex, "enable.partition.eof": True,

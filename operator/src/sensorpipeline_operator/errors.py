@@ -3,6 +3,7 @@
 SensorPipelineError
 ├── InvalidSpecError      the resource cannot be accepted as written (Accepted=False); names the field
 ├── NotReadyError         something that was asked is not up yet; the next visit tries again
+│   └── TopicDiffersError a Kafka topic is there and is not as it should be
 └── ApiError              the API server refused or did not answer
     ├── UnknownKindError  the cluster does not know a kind of object
     └── NameTakenError    an object of a child's name exists, and is not ours
@@ -28,6 +29,12 @@ class NotReadyError(SensorPipelineError):
     """Something that was asked is not up yet."""
 
     reason = "NotReady"
+
+
+class TopicDiffersError(NotReadyError):
+    """A Kafka topic is there, and cannot be made as it should be."""
+
+    reason = "TopicDiffers"
 
 
 class ApiError(SensorPipelineError):

@@ -16,6 +16,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from sensorpipeline_operator.cluster import CHILD_KINDS, GROUP_VERSION, KIND, Cluster, connect
 from sensorpipeline_operator.dispatcher import Dispatcher, Key
+from sensorpipeline_operator.kafka_calls import KafkaCalls
 from sensorpipeline_operator.kafka_storage import KafkaStorage
 from sensorpipeline_operator.kafka_topics import KafkaTopics
 from sensorpipeline_operator.leader import Leadership
@@ -47,7 +48,8 @@ class Operator:
     async def start(self) -> None:
         """Connects, joins the election, and serves health and metrics."""
         self._cluster = await self._stack.enter_async_context(connect())
-        self._reconciler = Reconciler(self._cluster, KafkaTopics(), KafkaStorage(), self._settings.component_images())
+        calls, images = KafkaCalls(), self._settings.component_images()
+        self._reconciler = Reconciler(self._cluster, KafkaTopics(calls), KafkaStorage(calls), images)
         election = self._leadership.run(
             self._cluster.api, namespace=self._settings.pod_namespace, identity=self._settings.pod_name
         )

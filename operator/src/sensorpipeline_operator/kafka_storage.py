@@ -1,7 +1,7 @@
 """Looks at Kafka's volumes, and deletes what storage.py decides to delete."""
 
-import asyncio
 import contextlib
+from collections.abc import Callable
 from typing import Any
 
 from kafka import KafkaAdminClient, TopicPartition
@@ -11,8 +11,9 @@ from sensorpipeline_api.model import as_bytes
 from sensorpipeline_api.spec import SensorPipelineSpec
 
 from sensorpipeline_operator.errors import NotReadyError
+from sensorpipeline_operator.kafka_calls import KafkaCalls
 from sensorpipeline_operator.naming import KAFKA_PORT, Names
-from sensorpipeline_operator.storage import Broker, Decision, Partition, Slot, decide, readers
+from sensorpipeline_operator.storage import Broker, Decision, Partition, Slot, decide, readers, readers_of_former
 
 TIMEOUT_MILLISECONDS = 10_000
 COORDINATOR_MOVES = (CoordinatorLoadInProgressError, CoordinatorNotAvailableError, NotCoordinatorError)
@@ -21,25 +22,32 @@ COORDINATOR_MOVES = (CoordinatorLoadInProgressError, CoordinatorNotAvailableErro
 class KafkaStorage:
     """Keeps the volumes of pipelines from filling."""
 
+    def __init__(self, calls: KafkaCalls) -> None:
+        self._calls = calls
+
     async def keep(self, names: Names, spec: SensorPipelineSpec, *, password: str, suspended: bool) -> Decision:
         """Looks at the volumes and deletes what is needed. Raises NotReadyError when Kafka does not answer."""
         cluster = spec.kafka.cluster
         assert cluster is not None
         security = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_plain_username": "admin",
                     "sasl_plain_password": password}  # fmt: skip
-        return await asyncio.to_thread(
-            look_after, f"{names.host('kafka')}:{KAFKA_PORT}", security, capacity=as_bytes(cluster.storage_size),
-            readers=readers(names, spec), suspended=suspended,
+        return await self._calls.run(
+            f"volumes of {names.namespace}/{names.pipeline}", look_after, f"{names.host('kafka')}:{KAFKA_PORT}",
+            security, capacity=as_bytes(cluster.storage_size), readers=readers(names, spec), suspended=suspended,
+            former=lambda topic: readers_of_former(names, topic),
         )  # fmt: skip
 
 
 def look_after(
-    server: str, security: dict[str, str], *, capacity: int, readers: dict[str, tuple[str, ...]], suspended: bool
-) -> Decision:
+    server: str, security: dict[str, str], *, capacity: int, readers: dict[str, tuple[str, ...]], suspended: bool,
+    former: Callable[[str], tuple[str, ...]] = lambda topic: (),
+) -> Decision:  # fmt: skip
     """Looks at the volumes of a cluster and deletes what is needed; `readers` are the groups of the topics that may be
-    shortened. Raises NotReadyError when Kafka does not answer."""
+    shortened, `former` gives those of other topics. Raises NotReadyError when Kafka does not answer."""
     try:
         with contextlib.closing(_connect(server, security)) as client:
+            left = {topic: former(topic) for topic in client.list_topics() if topic not in readers}
+            readers = readers | {topic: groups for topic, groups in left.items() if groups}
             decision = decide(
                 capacity=capacity, brokers=describe_volumes(client), partitions=_offsets(client, readers),
                 suspended=suspended,

@@ -23,7 +23,7 @@ from sensorpipeline_operator.components.objects import hash_of
 from sensorpipeline_operator.components.registry import build_all
 from sensorpipeline_operator.components.secrets import OUTLIVING
 from sensorpipeline_operator.derived_states import DerivedPort, DerivedStates
-from sensorpipeline_operator.errors import ApiError, InvalidSpecError, NameTakenError, NotReadyError
+from sensorpipeline_operator.errors import ApiError, InvalidSpecError, NameTakenError, NotReadyError, TopicDiffersError
 from sensorpipeline_operator.kafka_topics import Topic, compute_topics
 from sensorpipeline_operator.naming import RETAINED_LABEL, Names, owned_selector
 from sensorpipeline_operator.status import Verdict
@@ -61,6 +61,7 @@ class TopicsPort(Protocol):
     """What a visit needs of Kafka; see kafka_topics.py."""
 
     async def keep(self, names: Names, topics: list[Topic], *, password: str, incarnation: str) -> int: ...
+    def forget(self, names: Names) -> None: ...
 
 
 class StoragePort(Protocol):
@@ -228,7 +229,8 @@ class Reconciler:
         try:
             created = await self.topics.keep(names, wanted, password=password, incarnation=kafka["metadata"]["uid"])
         except NotReadyError as error:
-            verdicts[ConditionType.KAFKA_READY] = Verdict("False", "TopicsMissing", str(error))
+            reason = error.reason if isinstance(error, TopicDiffersError) else "TopicsMissing"
+            verdicts[ConditionType.KAFKA_READY] = Verdict("False", reason, str(error))
             return
         if created:
             outcome.notices.append(Notice("Normal", "TopicsCreated", f"Created {created} Kafka topics."))
@@ -359,6 +361,7 @@ class Reconciler:
     def forget(self, namespace: str, name: str) -> None:
         """Drops what is remembered of a pipeline that is gone."""
         self.applied = {key: done for key, done in self.applied.items() if key[0] != namespace or name not in key[2]}
+        self.topics.forget(Names(name, namespace))
 
     def _now(self) -> str:
         return self.now().strftime("%Y-%m-%dT%H:%M:%SZ")

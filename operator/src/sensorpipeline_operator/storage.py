@@ -68,6 +68,13 @@ def readers(names: Names, spec: SensorPipelineSpec) -> dict[str, tuple[str, ...]
     return out | {names.topic(what): (sink,) for what in ("late", "alerts", "dead-letter")}
 
 
+def readers_of_former(names: Names, topic: str) -> tuple[str, ...]:
+    """Returns the groups that a topic of no fleet waits for: of the readings of a fleet that was removed, the sink's,
+    which stores them. The fleet has no workers any more, and who removed it asks for no windows of it."""
+    prefix, suffix = names.readings_topic("\0").split("\0")
+    return (names.application("sink"),) if topic.startswith(prefix) and topic.endswith(suffix) else ()
+
+
 def compute_segment_bytes(spec: SensorPipelineSpec) -> int:
     """Returns the size of a log segment. Records are deleted by whole segments, except the last of each partition, so
     all the last ones together should be a small part of the volume, where it is not too small for that."""

@@ -284,3 +284,27 @@ def test_the_building_is_built_as_the_golden_file_says(request: pytest.FixtureRe
         golden.parent.mkdir(exist_ok=True)
         golden.write_text(text)
     assert text == golden.read_text(), "run `make update-golden` and look at the difference"
+
+
+def test_a_changed_retention_of_kafka_restarts_no_broker() -> None:
+    """It is a setting of each topic."""
+
+    def kafka(hours: int) -> list[Manifest]:
+        built = build_all(context("building.yaml", kafka={"cluster": {"retentionHours": hours}}))
+        return [m for m in built if m["metadata"]["name"] == "building-kafka"]
+
+    assert kafka(24) == kafka(48)
+
+
+@pytest.mark.parametrize("secret", [("building-grafana", "admin-password"), ("building-prometheus", "password")])
+def test_a_rotated_password_that_grafana_reads_at_its_start_rolls_it(secret: tuple[str, str]) -> None:
+    def annotations(secrets: dict[str, dict[str, str]]) -> dict[str, str]:
+        built = workloads(build_all(context("building.yaml", secrets)))
+        found = next(w for w in built if w["metadata"]["name"] == "building-grafana")
+        annotations: dict[str, str] = found["spec"]["template"]["metadata"]["annotations"]
+        return annotations
+
+    kept = decoded(build_all(context("building.yaml")))
+    before = annotations(kept)
+    name, key = secret
+    assert annotations(kept | {name: kept[name] | {key: "rotated"}}) != before

@@ -132,11 +132,15 @@ class FakeTopics:
 
     def __init__(self) -> None:
         self.topics: list[Topic] = []
-        self.broken = False
+        self.error: NotReadyError | None = None
+        self.forgotten: list[Names] = []
+
+    def forget(self, names: Names) -> None:
+        self.forgotten.append(names)
 
     async def keep(self, names: Names, topics: list[Topic], *, password: str, incarnation: str) -> int:
-        if self.broken:
-            raise NotReadyError("Kafka: timed out")
+        if self.error is not None:
+            raise self.error
         created = [topic for topic in topics if topic not in self.topics]
         self.topics += created
         return len(created)

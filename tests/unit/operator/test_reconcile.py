@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from sensorpipeline_operator.components.context import Images
+from sensorpipeline_operator.errors import NotReadyError, TopicDiffersError
 from sensorpipeline_operator.naming import MANAGER
 from sensorpipeline_operator.reconcile import FILLING_SECONDS, Outcome, Reconciler
 from sensorpipeline_operator.storage import Decision
@@ -376,11 +377,11 @@ async def test_ingest_stays_suspended_while_kafka_restarts(cluster: FakeCluster)
 async def test_ingest_stays_suspended_while_topics_are_missing(cluster: FakeCluster) -> None:
     storage, topics = full(), FakeTopics()
     visitor = await suspended(cluster, storage, topics)
-    topics.broken = True
+    topics.error = NotReadyError("Kafka: timed out")
     storage.broken = True
     await visitor.reconcile("default", "building")
     assert still_suspended(cluster)
-    topics.broken = storage.broken = False
+    topics.error, storage.broken = None, False
     await ingest_waits_for_the_next_look(cluster, visitor, storage)
 
 
@@ -528,3 +529,23 @@ async def test_a_pipeline_that_no_visit_reached_has_every_condition_once_that_is
     await reconciler(cluster).report("default", "building", "A visit failed.")
     assert cluster.condition("WorkersReady")["status"] == "Unknown"
     assert cluster.condition("Ready")["reason"] == "VisitFailed"
+
+
+async def test_a_topic_that_cannot_be_made_as_it_should_be_is_named_in_the_status(cluster: FakeCluster) -> None:
+    topics = FakeTopics()
+    topics.error = TopicDiffersError("Topic building.hvac.readings has 4 partitions")
+    await settle(cluster, reconciler(cluster, topics))
+    kafka = cluster.condition("KafkaReady")
+    assert (kafka["status"], kafka["reason"]) == ("False", "TopicDiffers")
+    assert cluster.condition("Ready")["status"] == "False"
+
+
+async def test_a_pipeline_that_is_gone_is_forgotten(cluster: FakeCluster) -> None:
+    topics = FakeTopics()
+    visitor = reconciler(cluster, topics)
+    await settle(cluster, visitor)
+    assert visitor.applied
+    cluster.delete_pipeline()
+    await visitor.reconcile("default", "building")
+    assert visitor.applied == {}
+    assert [names.pipeline for names in topics.forgotten] == ["building"]

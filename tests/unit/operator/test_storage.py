@@ -19,6 +19,7 @@ from sensorpipeline_operator.storage import (
     compute_segment_bytes,
     decide,
     readers,
+    readers_of_former,
 )
 
 SLOT = ("p.f.readings", 0)
@@ -112,3 +113,10 @@ def test_topics_that_are_read_anew_are_not_shortened() -> None:
 )
 def test_quantities_of_storage_are_bytes(text: str, size: int) -> None:
     assert as_bytes(text) == size
+
+
+def test_the_readings_of_a_removed_fleet_wait_for_the_sink_alone_and_other_topics_are_left_alone() -> None:
+    names = Names("building", "default")
+    assert readers_of_former(names, "building.motion.readings") == ("building.sink",)
+    for topic in ("building.aggregates", "building.hvac.worker-states-changelog", "farm.motion.readings"):
+        assert readers_of_former(names, topic) == (), topic

@@ -1,5 +1,7 @@
 """Grafana: dashboards and data source provisioned as files, so nothing has to be fetched or clicked."""
 
+import hashlib
+import json
 from typing import Any
 
 import yaml
@@ -89,7 +91,11 @@ def build_grafana(context: Context, passwords: Passwords) -> list[Manifest]:
             credential_mount("prometheus"),
         ],
     }
-    pod = Pod(containers=[container], volumes=volumes, uid=UID, gid=GID, configuration=[provisioning, dashboards])
+    # Grafana reads both passwords when it starts.
+    secrets = hashlib.sha256(json.dumps([passwords.grafana, passwords.prometheus], sort_keys=True).encode()).hexdigest()
+    pod = Pod(
+        containers=[container], volumes=volumes, uid=UID, gid=GID, configuration=[provisioning, dashboards, secrets]
+    )  # fmt: skip
     return [
         config_map(context, "grafana", provisioning | dashboards),
         secret(context, "grafana", passwords.grafana),

@@ -70,7 +70,7 @@ def build_kafka(context: Context, passwords: Passwords) -> list[Manifest]:
     files = {
         "start.sh": START,
         "log4j2.properties": LOGGING,
-        "server.properties": _render(_properties(context, spec.replicas, spec.retention_hours)),
+        "server.properties": _render(_properties(context, spec.replicas)),
     }
     listeners = {"listeners.properties": _render(_listener_properties(passwords))}
     container: Manifest = {
@@ -124,7 +124,8 @@ def build_kafka(context: Context, passwords: Passwords) -> list[Manifest]:
     return [*out, disruption_budget(context, "kafka")] if spec.replicas > 1 else out
 
 
-def _properties(context: Context, replicas: int, retention_hours: int) -> dict[str, str]:
+def _properties(context: Context, replicas: int) -> dict[str, str]:
+    """Returns the brokers' settings. How long records are kept is each topic's own, which can change while they run."""
     made = names(context)
     hosts = made.member_hosts("kafka", "kafka-brokers", replicas)
     replication = str(kafka_replication(context))
@@ -140,7 +141,6 @@ def _properties(context: Context, replicas: int, retention_hours: int) -> dict[s
         "sasl.mechanism.inter.broker.protocol": "PLAIN",
         "sasl.mechanism.controller.protocol": "PLAIN",
         "log.dirs": "/var/lib/kafka/data/kraft",
-        "log.retention.hours": str(retention_hours),
         # What storage.py deletes must be gone from the volume soon.
         "log.segment.bytes": segment,
         "offsets.topic.segment.bytes": segment,

@@ -1,0 +1,51 @@
+"""Calls that block: bounded in time and in number, and none beside one that hangs."""
+
+import asyncio
+import threading
+import time
+
+import pytest
+from sensorpipeline_operator import kafka_calls
+from sensorpipeline_operator.errors import NotReadyError
+from sensorpipeline_operator.kafka_calls import KafkaCalls
+
+
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls are given up soon."""
+    monkeypatch.setattr(kafka_calls, "CALL_SECONDS", 0.05)
+
+
+async def test_what_a_call_returns_or_raises_is_passed_on() -> None:
+    calls = KafkaCalls()
+    assert await calls.run("a", lambda one, *, other: one + other, 1, other=2) == 3
+    with pytest.raises(ZeroDivisionError):
+        await calls.run("a", lambda: 1 / 0)
+
+
+@pytest.mark.usefixtures("short")
+async def test_a_call_that_hangs_is_given_up_and_none_is_made_beside_it_until_it_ends() -> None:
+    calls, gate, made = KafkaCalls(), threading.Event(), []
+    with pytest.raises(NotReadyError, match="within 0 s"):
+        await calls.run("a", gate.wait, 10)
+    with pytest.raises(NotReadyError, match="asked earlier"):
+        await calls.run("a", made.append, 1)
+    assert made == []
+    await calls.run("b", made.append, 2)
+    gate.set()
+    await asyncio.to_thread(calls._under_way["a"].result, 10)
+    await calls.run("a", made.append, 3)
+    assert made == [2, 3]
+
+
+@pytest.mark.usefixtures("short")
+async def test_calls_that_hang_take_no_thread_but_their_own_and_one_that_waits_for_a_thread_is_not_made_later() -> None:
+    calls, gate, made = KafkaCalls(threads=1), threading.Event(), []
+    with pytest.raises(NotReadyError):
+        await calls.run("a", gate.wait, 10)
+    with pytest.raises(NotReadyError):
+        await calls.run("b", made.append, 1)
+    assert await asyncio.to_thread(time.monotonic)
+    gate.set()
+    await calls.run("c", made.append, 2)
+    assert made == [2]
