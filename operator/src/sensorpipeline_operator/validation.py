@@ -1,11 +1,11 @@
 """What the schema cannot see. Each check names the field and says what must be."""
 
 import itertools
-from collections import Counter
+from collections.abc import Sequence
 
 from sensorpipeline_api.configuration import DerivedPlan
 from sensorpipeline_api.model import as_float
-from sensorpipeline_api.spec import Fleet, PayloadFormat, SensorPipelineSpec, Threshold
+from sensorpipeline_api.spec import Fleet, PayloadFormat, SensorPipelineSpec, Threshold, Window
 
 from sensorpipeline_operator.derived import compute_derived
 from sensorpipeline_operator.errors import InvalidSpecError
@@ -83,20 +83,36 @@ def _check_topics(spec: SensorPipelineSpec) -> None:
 
 
 def _check_series(spec: SensorPipelineSpec) -> None:
-    """Aggregates are identified by window, device and metric, whatever the fleet."""
-    derived = Counter(metric.name for metric in spec.derived_metrics)
-    seen: dict[tuple[str, str, str], str] = {}
+    """Aggregates and late readings are identified by window, device and metric, alerts by threshold, device and metric,
+    whatever the fleet."""
+    derived = {metric.name for metric in spec.derived_metrics}
     for number, fleet in enumerate(spec.fleets):
         for place, window in enumerate(fleet.windows):
-            path = f"spec.fleets[{number}].windows[{place}].name"
             if window.name in derived:
+                path = f"spec.fleets[{number}].windows[{place}].name"
                 raise InvalidSpecError("DuplicateName", path, f"{window.name} must not be a derived metric's name, too")
-            for device in fleet.devices:
-                key = window.name, device, window.metric
-                if key in seen:
-                    message = f"{window.name} of device {device}, metric {window.metric}, is in fleet {seen[key]}, too"
-                    raise InvalidSpecError("DuplicateSeries", path, message)
-                seen[key] = fleet.name
+    for (one, first), (two, second) in itertools.combinations(enumerate(spec.fleets), 2):
+        paths = f"spec.fleets[{one}]", f"spec.fleets[{two}]"
+        _check_names(first, second, first.windows, second.windows, [f"{path}.windows" for path in paths])
+        _check_names(first, second, first.thresholds, second.thresholds, [f"{path}.thresholds" for path in paths])
+
+
+def _check_names(
+    first: Fleet, second: Fleet, known: Sequence[Window | Threshold], named: Sequence[Window | Threshold],
+    paths: list[str],
+) -> None:  # fmt: skip
+    """Two fleets may each have a window or a threshold of one name on one metric only if no device can be in both."""
+    if first.devices and second.devices and not set(first.devices) & set(second.devices):
+        return
+    places = {(item.name, item.metric): place for place, item in enumerate(known)}
+    for place, item in enumerate(named):
+        other = places.get((item.name, item.metric))
+        if other is not None:
+            message = (
+                f"{item.name} of metric {item.metric} must not be {paths[0]}[{other}].name, too, unless fleets "
+                f"{first.name} and {second.name} both list their devices: results of equal devices would be one"
+            )
+            raise InvalidSpecError("DuplicateSeries", f"{paths[1]}[{place}].name", message)
 
 
 def _check_simulation(spec: SensorPipelineSpec) -> None:

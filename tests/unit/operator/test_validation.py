@@ -39,6 +39,7 @@ def derived(expression: str) -> list[dict[str, str]]:
 
 HOURLY = {"name": "Hour", "metric": "m", "function": "Sum", "periodSeconds": 3600}
 DAY = {"name": "Day", "metric": "m", "function": "Sum"}
+SILENT = {"name": "S", "metric": "m", "silentForSeconds": 60}
 SESSION = {"name": "Session", "metric": "m", "function": "Sum", "gapSeconds": 60}
 
 CYCLE = [{"name": name, "expression": expression} for name, expression in
@@ -55,6 +56,11 @@ CASES: list[tuple[dict[str, Any], str, str]] = [
     ({"fleets": [fleet(), fleet("b", devices=["a1"])]}, "fleets[1].devices", "unique"),
     ({"fleets": [fleet(devices=["bridge"])]}, "fleets[0].devices", "bridge"),
     ({"fleets": [fleet(), fleet("b", topic="{device}/a1/m")]}, "fleets[1].topic", "same topics as fleet a"),
+    ({"fleets": [fleet(), fleet("b", devices=[])]}, "fleets[1].windows[0].name",
+     "Day of metric m must not be spec.fleets[0].windows[0].name, too, unless fleets a and b both list their devices"),
+    ({"fleets": [fleet(devices=[], windows=[], thresholds=[{"name": "T", "metric": "m", "above": "5"}]),
+                 fleet("b", windows=[], thresholds=[SILENT, {"name": "T", "metric": "m", "below": "5"}])]},
+     "fleets[1].thresholds[1].name", "T of metric m must not be spec.fleets[0].thresholds[0].name, too"),
     ({"derivedMetrics": [{"name": "Day", "expression": 'Day["a1"]'}]}, "fleets[0].windows[0].name", "derived"),
     ({"derivedMetrics": derived('Day["a1"] +')}, "derivedMetrics[0].expression", "parse"),
     ({"derivedMetrics": derived('Night["a1"]')}, "derivedMetrics[0].expression", "one of Day"),
@@ -120,6 +126,13 @@ def test_a_spec_that_cannot_work_is_refused(spec: dict[str, Any], field: str, pa
     assert error.value.field == f"spec.{field}"
     assert part in str(error.value)
     assert error.value.reason.isalnum()
+
+
+def test_fleets_may_share_names_when_no_device_can_be_in_both_or_the_metrics_differ() -> None:
+    thresholds = [{"name": "T", "metric": "m", "above": "5"}]
+    check(fleets=[fleet(thresholds=thresholds), fleet("b", thresholds=thresholds)])
+    other = {"metrics": [{"name": "n"}], "windows": [DAY | {"metric": "n", "periodSeconds": 86400}], "thresholds": []}
+    check(fleets=[fleet(devices=[]), fleet("b", devices=[], **other)])
 
 
 def test_rollups_that_fit_are_accepted() -> None:
