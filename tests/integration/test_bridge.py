@@ -3,6 +3,8 @@ device ends in Kafka, as a reading or as a dead letter with its reason."""
 
 import base64
 import json
+import random
+import string
 import subprocess
 import time
 import uuid
@@ -72,6 +74,11 @@ def test_while_kafka_stands_still_the_bridge_stops_reading_and_then_goes_on(
         device = Device(mosquitto)
         send(device, prefix, range(100))
         until(lambda: bridge.metric("sensorpipeline_readings_total") >= 100, what="a first hundred readings")
+        subprocess.run(["docker", "pause", name], check=True, capture_output=True)
+        send(device, prefix, range(20))  # few and small, and yet the bridge says that it gets no further
+        until(lambda: not bridge.ready, what="the bridge to say that Kafka acknowledges nothing", seconds=30)
+        subprocess.run(["docker", "unpause", name], check=True, capture_output=True)
+        until(lambda: bridge.ready, what="the bridge to go on", seconds=30)
         before = bridge.resident_bytes
         subprocess.run(["docker", "pause", name], check=True, capture_output=True)
         # 400 MB of messages, of which a tenth are dead letters, kept whole
@@ -152,20 +159,23 @@ def test_poison_ends_as_a_dead_letter_with_its_reason_and_the_rest_goes_on(
 def test_readings_that_kafka_will_not_take_together_are_sent_singly_and_alone_they_are_dead_letters(
     kafka: str, mosquitto: int, part: Make, prefix: str
 ) -> None:
-    topics = create_topics(kafka, readings={"max.message.bytes": "400"})
-    long = "d" * 120  # a reading of this device, in its record, is larger than Kafka takes
+    topics = create_topics(kafka, readings={"max.message.bytes": "250"})
+    # A reading of these, in a record of its own, is larger than Kafka takes, however it is compressed.
+    device_name, metric_name = ("".join(random.choices(string.ascii_letters, k=length)) for length in (120, 60))
     settings = configuration(kafka, mosquitto, topics, prefix)
-    fleet = settings.fleets[0].model_copy(update={"topic": f"{prefix}/{{device}}/{{metric}}", "metrics": [
-        settings.fleets[0].metrics[0].model_copy(update={"name": name}) for name in ("m", "m" * 60)
-    ]})  # fmt: skip
+    [fleet] = settings.fleets
+    metrics = [fleet.metrics[0].model_copy(update={"name": name}) for name in ("m", metric_name)]
+    fleet = fleet.model_copy(update={"topic": f"{prefix}/{{device}}/{{metric}}", "metrics": metrics})
     bridge = ready(part("bridge", settings.model_copy(update={"fleets": [fleet]})))
     device = Device(mosquitto)
     send(device, prefix, range(200))
-    incompressible = uuid.uuid4().hex
-    device.publish(f"{prefix}/{long[:80]}{incompressible}/{'m' * 60}", body(500), 500)
+    device.publish(f"{prefix}/{device_name}/{metric_name}", body(500), 500)
     until(lambda: len(set(stored(kafka, topics))) >= 200, what="all readings")
-    until(lambda: device.acknowledged >= {500}, what="the last PUBACK")
-    assert {*range(200)} <= set(stored(kafka, topics))
+    [letter] = until(lambda: letters(kafka, topics), what="the dead letter")
+    assert letter["reason"] == "TooLarge"
+    refused = {"device": device_name, "metric": metric_name, "time": 500, "value": 500.0}
+    assert json.loads(base64.b64decode(letter["payload"])) == refused
+    assert set(stored(kafka, topics)) == {*range(200)}
     assert bridge.stop() == 0
     device.close()
 

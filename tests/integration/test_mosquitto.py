@@ -220,6 +220,55 @@ def test_a_broker_that_starts_again_drops_nothing_while_the_bridge_is_not_back_y
     assert stored(kafka, topics) == expected
 
 
+def in_order(kafka: str, topics: Topics) -> dict[str, list[int]]:
+    """The times of each device's readings as they stand in Kafka, of one that came twice the first."""
+    found: dict[str, dict[int, None]] = {}
+    for record in consume(kafka, topics.readings["f"]):
+        for reading in record:
+            found.setdefault(reading["device"], {})[reading["time"]] = None
+    return {device: list(times) for device, times in found.items()}
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["while the bridge is there", "while the bridge is away"])
+def test_when_a_broker_starts_again_no_reading_comes_behind_a_newer_one(
+    kafka: str, topics: Topics, part: Make, tmp_path: Path, away: bool
+) -> None:
+    broker = Broker(tmp_path / "broker")
+    bridge = part("bridge", bridge_of(broker, kafka, topics, tmp_path), "p-bridge-0")
+
+    def publish(numbers: range) -> None:
+        devices = [Client(broker.port, name, broker.password(name)) for name in ("d1", "d2")]
+        for number in numbers:
+            for name, device in zip(("d1", "d2"), devices, strict=True):
+                assert device.publish(f"f/{name}/m", body(number)) == mqtt5.PubAckReasonCode.SUCCESS
+
+    with broker.running() as name:
+        bridge.start()
+        until(lambda: bridge.ready, what="the bridge")
+        publish(range(100))
+        until(lambda: len(stored(kafka, topics)) >= 100, what="the first readings")
+        if away:
+            bridge.kill()
+        publish(range(100, 400))  # with the bridge away, these wait in its own session
+        subprocess.run(["docker", "kill", "-s", "TERM", name], check=True, capture_output=True)
+        until(lambda: not is_running(name), what="the broker to end")
+    with broker.running():
+        publish(range(400, 700))  # these come to the guard, at least in part
+        if away:
+            bridge.start()
+        publish(range(700, 1500))  # these while the bridge comes back
+        until(lambda: bridge.ready, what="the bridge")
+        publish(range(1500, 1600))
+        until(lambda: len(stored(kafka, topics)) >= 1600, what="all readings")
+    assert in_order(kafka, topics) == {name: list(range(1600)) for name in ("d1", "d2")}
+
+
+def is_running(name: str) -> bool:
+    """Whether a container runs."""
+    listed = subprocess.run(["docker", "ps", "-q", "-f", f"name={name}"], check=True, capture_output=True)
+    return bool(listed.stdout.strip())
+
+
 def test_of_what_waits_a_killed_broker_loses_what_came_in_the_last_seconds_at_most(tmp_path: Path) -> None:
     broker = Broker(tmp_path / "broker")
     with broker.running() as name:

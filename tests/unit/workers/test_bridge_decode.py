@@ -1,5 +1,6 @@
 """A message becomes readings or one reason why not; nothing else can come of it."""
 
+import itertools
 import json
 from typing import Any
 
@@ -38,7 +39,7 @@ def read_items(
     payload: object, spec: Fleet | None = None, device: str = "P1", metric: str | None = None
 ) -> tuple[list[Reading], list[Refusal]]:
     data = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    readings, refused = compile_decoder(Origin(spec or fleet(), device, metric), Births())(data, NOW)
+    readings, refused = compile_decoder(Origin(spec or fleet(), device, metric), Births(), lambda: NOW)(data, NOW)
     return readings, list(refused)
 
 
@@ -155,7 +156,7 @@ def test_an_array_is_read_item_by_item_and_the_bad_ones_are_kept_alone() -> None
 
 def test_readings_without_a_time_get_that_of_their_receipt_and_no_two_the_same() -> None:
     spec = fleet(payload={"timeUnit": "ReceiveTime"})
-    decode = compile_decoder(Origin(spec, "P1", None), Births())
+    decode = compile_decoder(Origin(spec, "P1", None), Births(), itertools.count(NOW).__next__)
     times = [r.time for _ in range(2) for r in decode(b'[{"value": 1}, {"value": 1}]', NOW)[0]]
     assert times == [NOW, NOW + 1, NOW + 2, NOW + 3]
 
@@ -216,7 +217,7 @@ def test_a_sparkplug_birth_explains_the_aliases_and_types_of_data() -> None:
     data = parse_topic(spec, "spBv1.0/plant/DDATA/node/P1")
     assert birth is not None
     assert data is not None
-    read_birth, read_data = compile_decoder(birth, births), compile_decoder(data, births)
+    read_birth, read_data = (compile_decoder(of, births, lambda: NOW) for of in (birth, data))
     with pytest.raises(RefusedError, match="alias 7 must be explained") as error:
         read_data(sparkplug({"alias": 7, "int_value": 1}), NOW)
     assert error.value.reason == "UnknownMetric"
@@ -309,7 +310,8 @@ def test_the_short_way_leads_where_the_long_way_leads(spec: Fleet, payload: byte
         return readings, list(refused)
 
     origin = Origin(spec, "P1", None)
-    assert outcome(compile_decoder(origin, Births())) == outcome(LongWay(origin, carried_metrics(origin)).decode)
+    short = compile_decoder(origin, Births(), lambda: NOW)
+    assert outcome(short) == outcome(LongWay(origin, carried_metrics(origin), lambda: NOW).decode)
 
 
 @given(st.integers(0, 99999), st.floats(0, 100))

@@ -13,20 +13,19 @@ ended, the oldest first, so that those which are left are the last ones.
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from pydantic import ValidationError
 from sensorpipeline_api.configuration import BridgeConfiguration
 
-from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError
+from sensorpipeline_workers.bridge.arrivals import MEMBERS, Arrivals
+from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError, empty
 from sensorpipeline_workers.bridge.connection import Connection, ConnectionLostError
 from sensorpipeline_workers.bridge.topics import subscriptions
 
 log = logging.getLogger(__name__)
 
-MAXIMUM_MEMBERS = 16
-SILENCE_SECONDS = 1.0
 RETRY_SECONDS = 5
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
@@ -36,12 +35,13 @@ class Adoption:
     reads the configuration document anew, since the number of members may change."""
 
     def __init__(
-        self, group: str, partitions: dict[str, int], counters: Counters,
+        self, group: str, partitions: dict[str, int], counters: Counters, arrivals: Arrivals,
         load: Callable[[], BridgeConfiguration] = BridgeConfiguration.load,
     ) -> None:  # fmt: skip
         self._group = group
         self._partitions = partitions
         self._counters = counters
+        self._arrivals = arrivals
         self._load = load
         self._stop = threading.Event()
         self._wake = threading.Event()
@@ -71,14 +71,21 @@ class Adoption:
             except (ConnectionLostError, KafkaRefusedError, OSError, ValidationError) as error:
                 log.warning("looking for sessions to adopt: %s", error)
                 seconds = min(seconds, RETRY_SECONDS)
+            except Exception:  # a mistake of ours must not end the looking for good
+                log.exception("looking for sessions to adopt")
+                seconds = min(seconds, RETRY_SECONDS)
             self._wake.wait(seconds)
 
     def _look(self, configuration: BridgeConfiguration) -> None:
+        unknown = set(configuration.topics.readings.values()) - self._partitions.keys()
+        if unknown:  # fleets that are newer than this process, which is about to be replaced
+            log.info("no session is adopted: topics %s are not known yet", ", ".join(sorted(unknown)))
+            return
         guards = self._guards
         while guards:
             self._adopt(guards[0], configuration)
             del guards[0]
-        for ordinal in range(configuration.replicas, MAXIMUM_MEMBERS):
+        for ordinal in range(configuration.replicas, MEMBERS):
             client_id = f"{self._group}-{ordinal}"
             if not self._stop.is_set() and not _exists(client_id, configuration.member_domain):
                 self._adopt(client_id, configuration)
@@ -88,34 +95,27 @@ class Adoption:
             if connection.session_present:
                 log.info("adopting the session of %s", client_id)
                 connection.unsubscribe(subscriptions(configuration.fleets, configuration.share_name))
-                carrier = Carrier(configuration, self._partitions, self._counters, self._give_up_if_stopped)
-                self._empty(carrier, connection)
+                self._empty(configuration, connection)
                 log.info("the session of %s is empty", client_id)
             connection.disconnect(end_session=True)
 
-    def _empty(self, carrier: Carrier, connection: Connection) -> None:
-        """Carries the session's messages until the broker, asked after the last acknowledgement, has no more."""
-        last_heard, answer = time.monotonic(), None
-        while answer is None or connection.pongs < answer:
-            self._give_up_if_stopped()
-            if carrier.full:
-                connection.keep_alive()
-                carrier.poll(0.05)
-            elif packets := connection.receive(carrier.wait_seconds(0.2)):
-                carrier.take(packets)
-                last_heard, answer = time.monotonic(), None
-            carrier.turn(connection)
-            if answer is None and carrier.idle and time.monotonic() - last_heard > SILENCE_SECONDS:
-                connection.ping()
-                answer = connection.pongs + 1
+    def _empty(self, configuration: BridgeConfiguration, connection: Connection) -> None:
+        def go_on() -> bool:
+            if self._stop.is_set():
+                raise KafkaRefusedError("the bridge was told to stop")
+            return True
 
-    def _give_up_if_stopped(self) -> None:
-        if self._stop.is_set():
-            raise KafkaRefusedError("the bridge was told to stop")
+        def wait() -> None:
+            go_on()
+            with suppress(ConnectionLostError):  # which the next use of the connection says again
+                connection.keep_alive()
+
+        empty(Carrier(configuration, self._partitions, self._counters, self._arrivals, wait), connection, go_on)
 
 
 def _exists(pod: str, domain: str | None) -> bool:
-    """Whether a member's pod exists, or may exist: nobody could be asked."""
+    """Whether a member's pod exists, or may: the DNS did not answer. Without a domain no member's pod has a name, and
+    none is taken to exist."""
     if domain is None:
         return False
     try:

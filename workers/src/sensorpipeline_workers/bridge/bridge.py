@@ -3,10 +3,12 @@
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 from sensorpipeline_api.configuration import GUARD_TOPIC, BridgeConfiguration
 
-from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError
+from sensorpipeline_workers.bridge.arrivals import Arrivals
+from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError, empty
 from sensorpipeline_workers.bridge.connection import Connection, ConnectionLostError
 from sensorpipeline_workers.bridge.topics import subscriptions, topic_filter
 from sensorpipeline_workers.runtime.health import Health
@@ -17,8 +19,10 @@ POLL_SECONDS = 0.5
 DRAIN_SECONDS = 15.0
 STALL_SECONDS = 10.0
 GUARD_SECONDS = 120.0
-"""How long what a guard holds goes first at most; what cannot be carried over by then comes later."""
+"""How long what our own session holds, and then what a guard holds, goes first at most; what cannot be carried over by
+then comes later."""
 RETRY_SECONDS = 1.0
+STALLED = "Kafka: it acknowledges nothing"
 
 
 class Bridge:
@@ -27,13 +31,14 @@ class Bridge:
     oldest first; left out, another member sees to them."""
 
     def __init__(
-        self, configuration: BridgeConfiguration, partitions: dict[str, int], counters: Counters, health: Health,
-        guards_released: Callable[[list[str]], Callable[[], bool]] | None = None,
+        self, configuration: BridgeConfiguration, partitions: dict[str, int], counters: Counters, arrivals: Arrivals,
+        health: Health, guards_released: Callable[[list[str]], Callable[[], bool]] | None = None,
     ) -> None:  # fmt: skip
         self._configuration = configuration
         self._health = health
-        self._carrier = Carrier(configuration, partitions, counters, self._wait)
+        self._carrier = Carrier(configuration, partitions, counters, arrivals, self._wait)
         self._guards_released = guards_released
+        self._connection: Connection | None = None
         self._stopping_since: float | None = None
 
     def stop(self) -> None:
@@ -51,6 +56,9 @@ class Bridge:
                 with Connection(
                     self._configuration.mqtt, client_id=client_id, receive_maximum=RECEIVE_MAXIMUM
                 ) as connection:
+                    self._connection = connection
+                    if connection.session_present and self._a_guard_waits():
+                        self._empty_own_session(connection)
                     connection.subscribe(filters)
                     self._release_guards(connection)
                     self._health.set_ready()
@@ -60,7 +68,32 @@ class Bridge:
                 self._retry(f"MQTT: {error}")
             except KafkaRefusedError as error:
                 self._retry(f"Kafka: {error}")
+            finally:
+                self._connection = None
         self._carrier.close(max(1.0, self._drain_seconds()))
+
+    def _a_guard_waits(self) -> bool:
+        """Whether the broker has started since guards were released: our shared subscription is then gone."""
+        guard = self._configuration.guard
+        if self._guards_released is None or guard is None:
+            return False
+        number = self._last_guard(f"{guard}-reader")
+        if number == 0:
+            return False
+        with Connection(self._configuration.mqtt, client_id=f"{guard}-{number}", receive_maximum=1) as session:
+            session.disconnect(end_session=not session.session_present)
+            return session.session_present
+
+    def _empty_own_session(self, connection: Connection) -> None:
+        """Carries what was queued for us before the broker started again: it is older than what the guard holds, which
+        is older than what comes once we have subscribed. So no reading is made late."""
+        deadline = time.monotonic() + GUARD_SECONDS
+
+        def go_on() -> bool:
+            self._health.beat()
+            return self._stopping_since is None and time.monotonic() < deadline
+
+        empty(self._carrier, connection, go_on)
 
     def _release_guards(self, connection: Connection) -> None:
         """Ends the subscriptions of the broker's guards, now that ours exist. A sign of life on our connection says
@@ -104,24 +137,22 @@ class Bridge:
             time.sleep(RETRY_SECONDS)
 
     def _carry(self, connection: Connection) -> None:
-        carrier, health = self._carrier, self._health
-        full_since: float | None = None
+        carrier = self._carrier
         while self._stopping_since is None:
             if carrier.full:
-                full_since = full_since or time.monotonic()
-                if time.monotonic() - full_since > STALL_SECONDS:
-                    health.set_waiting("Kafka: it acknowledges nothing")
                 connection.keep_alive()
                 carrier.poll(0.05)
-            else:
-                if full_since is not None:
-                    full_since = None
-                    health.set_ready()
-                packets = connection.receive(carrier.wait_seconds(POLL_SECONDS))
-                if packets:
-                    carrier.take(packets)
+            elif packets := connection.receive(carrier.wait_seconds(POLL_SECONDS)):
+                carrier.take(packets)
             carrier.turn(connection)
-            health.beat()
+            self._health.beat()
+            self._tell_stall()
+
+    def _tell_stall(self) -> None:
+        if self._carrier.stalled_seconds() > STALL_SECONDS:
+            self._health.set_waiting(STALLED)
+        else:
+            self._health.set_ready()
 
     def _drain(self, connection: Connection) -> None:
         """Waits until Kafka has what was received and the broker has seen the acknowledgements, then takes leave.
@@ -140,7 +171,12 @@ class Bridge:
         return DRAIN_SECONDS if since is None else since + DRAIN_SECONDS - time.monotonic()
 
     def _wait(self) -> None:
-        """Called while the carrier waits for Kafka in the middle of a message."""
+        """Called while the carrier waits in the middle of a message."""
         self._health.beat()
+        if self._connection is not None:
+            with suppress(ConnectionLostError):  # which the next use of the connection says again
+                self._connection.keep_alive()
+        if self._carrier.stalled_seconds() > STALL_SECONDS:
+            self._health.set_waiting(STALLED)
         if self._drain_seconds() <= 0:
             raise KafkaRefusedError("the bridge was told to stop, and Kafka does not answer")

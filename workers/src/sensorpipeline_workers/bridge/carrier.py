@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import mqtt5
 import msgspec
@@ -17,6 +18,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from sensorpipeline_api.configuration import BridgeConfiguration
 from sensorpipeline_api.records import DeadLetter, DeadLetterReason, Reading
 
+from sensorpipeline_workers.bridge.arrivals import Arrivals
 from sensorpipeline_workers.bridge.connection import Connection
 from sensorpipeline_workers.bridge.decode import Decode, Refusal
 from sensorpipeline_workers.bridge.formats import Births, compile_decoder
@@ -27,6 +29,8 @@ from sensorpipeline_workers.runtime import metrics
 from sensorpipeline_workers.runtime.kafka import librdkafka_settings
 
 log = logging.getLogger(__name__)
+
+SILENCE_SECONDS = 1.0
 
 RECEIVE_MAXIMUM = 10_000
 MAXIMUM_BYTES = 32 * 1024 * 1024
@@ -93,15 +97,17 @@ class Load:
 
 
 class Carrier:
-    """Carries the messages of one session. `partitions` is the number of partitions of each readings topic; `wait` is
-    called whenever the carrier has to wait for Kafka, and may raise to end that."""
+    """Carries the messages of one session. `partitions` is the number of partitions of each readings topic; `arrivals`
+    is shared by all carriers of the process; `wait` is called again and again while the carrier has to wait in the
+    middle of a message, and may raise KafkaRefusedError to end that."""
 
     def __init__(
-        self, configuration: BridgeConfiguration, partitions: dict[str, int], counters: Counters,
+        self, configuration: BridgeConfiguration, partitions: dict[str, int], counters: Counters, arrivals: Arrivals,
         wait: Callable[[], None],
     ) -> None:  # fmt: skip
         self._configuration = configuration
         self._counters = counters
+        self._arrivals = arrivals
         self._wait = wait
         self._maximum_readings = configuration.batch_maximum_readings
         self._births = Births()
@@ -114,6 +120,7 @@ class Carrier:
         )
         self._table: TopicTable[Route] = TopicTable(configuration.fleets, self._route)
         self._pending: deque[Pending] = deque()
+        self._last_progress = time.monotonic()
         self._load = Load()
         self._producer = self._make_producer()
 
@@ -126,6 +133,10 @@ class Carrier:
     def idle(self) -> bool:
         """Whether Kafka has everything that was taken and it is all acknowledged."""
         return not self._pending
+
+    def stalled_seconds(self) -> float:
+        """Returns for how long something has been on its way and Kafka has acknowledged nothing of it."""
+        return time.monotonic() - self._last_progress if self._pending else 0.0
 
     def wait_seconds(self, default: float) -> float:
         """Returns how long the carrier can be left alone, at most `default`."""
@@ -147,6 +158,8 @@ class Carrier:
         now, clock = time.time_ns() // 1_000_000, time.monotonic()
         known, put, append = self._table.known.get, self._batcher.put, self._pending.append
         maximum, load = self._maximum_readings, self._load
+        if not self._pending:
+            self._last_progress = clock
         for packet in packets:
             payload = packet.payload
             size = len(payload)
@@ -166,6 +179,8 @@ class Carrier:
                 refusal = Refusal(error.reason, str(error), payload)
                 self._bury(packet.topic, route.fleet, refusal, pending, now)
                 continue
+            except KafkaRefusedError:  # raised while a time that is not too far ahead was waited for
+                raise
             except Exception as error:  # a mistake of ours must not stop all messages behind this one
                 log.exception("a message of %s cannot be decoded", packet.topic)
                 refusal = Refusal(DeadLetterReason.UNREADABLE, f"the decoder failed: {error!r}", payload)
@@ -181,8 +196,7 @@ class Carrier:
     def turn(self, connection: Connection, *, everything: bool = False) -> None:
         """Produces the batches that are due, or all, and acknowledges the messages that Kafka has, up to the first
         that it has not. Raises KafkaRefusedError, ConnectionLostError."""
-        for batch in self._batcher.due(now=time.monotonic(), everything=everything):
-            self._send(batch)
+        self._send_due(everything=everything)
         self._producer.poll(0)
         self._settle()
         ready: list[int] = []
@@ -192,6 +206,7 @@ class Carrier:
             if packet_id is not None:
                 ready.append(packet_id)
         if ready:
+            self._last_progress = time.monotonic()
             connection.acknowledge(ready)
         for tally in self._tallies.values():
             if tally.received:
@@ -225,7 +240,21 @@ class Carrier:
     def _route(self, origin: Origin) -> Route:
         fleet = origin.fleet.name
         lane = self._batcher.lane(self._configuration.topics.readings[fleet], origin.device)
-        return Route(fleet, self._tallies[fleet], compile_decoder(origin, self._births), lane)
+        decode = compile_decoder(origin, self._births, partial(self._arrive, fleet, origin.device))
+        return Route(fleet, self._tallies[fleet], decode, lane)
+
+    def _arrive(self, fleet: str, device: str) -> int:
+        """Returns the time of a reading that carries none. While that would be too far ahead of the clock, waits, and
+        so stops reading from the broker."""
+        while (found := self._arrivals.next(fleet, device)) is None:
+            self._send_due()
+            self._wait()
+            self._producer.poll(0.005)
+        return found
+
+    def _send_due(self, *, everything: bool = False) -> None:
+        for batch in self._batcher.due(now=time.monotonic(), everything=everything):
+            self._send(batch)
 
     def _take_items(
         self, topic: str, route: Route, readings: list[Reading], refused: Sequence[Refusal], pending: Pending, now: int
@@ -343,3 +372,20 @@ class Carrier:
     def _flush(self) -> None:
         while self._load.failed is None and self._producer.flush(0.5):
             self._wait()
+
+
+def empty(carrier: Carrier, connection: Connection, go_on: Callable[[], bool]) -> None:
+    """Carries a session's messages until the broker, asked after the last acknowledgement, has no more, or `go_on`,
+    which is called often, says no."""
+    last_heard, answer = time.monotonic(), None
+    while go_on() and (answer is None or connection.pongs < answer):
+        if carrier.full:
+            connection.keep_alive()
+            carrier.poll(0.05)
+        elif packets := connection.receive(carrier.wait_seconds(0.2)):
+            carrier.take(packets)
+            last_heard, answer = time.monotonic(), None
+        carrier.turn(connection)
+        if answer is None and carrier.idle and time.monotonic() - last_heard > SILENCE_SECONDS:
+            connection.ping()
+            answer = connection.pongs + 1

@@ -29,21 +29,6 @@ Decode = Callable[[bytes, int], Decoded]
 """Reads a message that came in at a time (ms by the clock). Raises RefusedError and nothing else."""
 
 
-class Arrivals:
-    """Times for readings that carry none: when they came in, but never the same time twice, since equal times of one
-    series are one reading."""
-
-    __slots__ = ("_last",)
-
-    def __init__(self) -> None:
-        self._last = 0
-
-    def next(self, now: int) -> int:
-        """Returns the time of the next reading."""
-        self._last = max(now, self._last + 1)
-        return self._last
-
-
 def carried_metrics(origin: Origin) -> list[Metric]:
     """Returns the metrics that messages of a topic may carry: the one that the topic names, or all of the fleet.
     Raises RefusedError (UnknownMetric)."""

@@ -9,6 +9,7 @@ import threading
 from sensorpipeline_api.configuration import BridgeConfiguration
 
 from sensorpipeline_workers.bridge.adoption import Adoption
+from sensorpipeline_workers.bridge.arrivals import Arrivals
 from sensorpipeline_workers.bridge.bridge import Bridge
 from sensorpipeline_workers.bridge.carrier import Counters
 from sensorpipeline_workers.runtime.health import Health
@@ -33,10 +34,10 @@ def run() -> None:
     partitions = wait_for_topics(configuration.kafka, {*topics.readings.values(), topics.dead_letter}, health)
     client_id = os.environ.get("POD_NAME") or socket.gethostname()
     group, _, ordinal = client_id.rpartition("-")
-    counters = Counters()
-    adoption = Adoption(group, partitions, counters)
+    counters, arrivals = Counters(), Arrivals(int(ordinal) if ordinal.isdigit() else 0)
+    adoption = Adoption(group, partitions, counters, arrivals)
     first = ordinal == "0"
-    bridge = Bridge(configuration, partitions, counters, health, adoption.empty_guards if first else None)
+    bridge = Bridge(configuration, partitions, counters, arrivals, health, adoption.empty_guards if first else None)
     signal.signal(signal.SIGTERM, lambda *_: bridge.stop())
     signal.signal(signal.SIGINT, lambda *_: bridge.stop())
     if first:

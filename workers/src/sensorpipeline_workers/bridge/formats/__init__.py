@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from sensorpipeline_api.spec import PayloadFormat
 
+from sensorpipeline_workers.bridge.arrivals import Arrive
 from sensorpipeline_workers.bridge.decode import Decode, Decoded
 from sensorpipeline_workers.bridge.formats.json_objects import compile_json
 from sensorpipeline_workers.bridge.formats.sparkplug import Births, compile_sparkplug
@@ -18,22 +19,23 @@ from sensorpipeline_workers.ingest.validation import RefusedError, check_device,
 
 __all__ = ["Births", "compile_decoder"]
 
-_COMPILERS: dict[PayloadFormat, Callable[[Origin], Decode]] = {
+_COMPILERS: dict[PayloadFormat, Callable[[Origin, Arrive], Decode]] = {
     PayloadFormat.JSON: compile_json,
     PayloadFormat.NUMBER: compile_number,
     PayloadFormat.CSV: compile_csv,
 }
 
 
-def compile_decoder(origin: Origin, births: Births) -> Decode:
-    """Returns the decoder for the messages of a topic. `births` is what the Sparkplug births of this bridge said."""
+def compile_decoder(origin: Origin, births: Births, arrive: Arrive) -> Decode:
+    """Returns the decoder for the messages of a topic. `births` is what the Sparkplug births of this bridge said,
+    `arrive` gives the device's readings that carry no time one."""
     fleet = origin.fleet
     try:
         check_device(fleet, origin.device)
         if fleet.payload.format is PayloadFormat.SPARKPLUG_B:
             inner = compile_sparkplug(origin, births)
         else:
-            inner = _COMPILERS[fleet.payload.format](origin)
+            inner = _COMPILERS[fleet.payload.format](origin, arrive)
     except RefusedError as error:
         return _refuse(origin, error)
     maximum = fleet.payload.maximum_bytes

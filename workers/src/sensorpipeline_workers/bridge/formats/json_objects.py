@@ -16,7 +16,8 @@ from sensorpipeline_api.model import as_float
 from sensorpipeline_api.records import DeadLetterReason, Reading
 from sensorpipeline_api.spec import Metric, TimeUnit
 
-from sensorpipeline_workers.bridge.decode import Arrivals, Decode, Decoded, Refusal, carried_metrics
+from sensorpipeline_workers.bridge.arrivals import Arrive
+from sensorpipeline_workers.bridge.decode import Decode, Decoded, Refusal, carried_metrics
 from sensorpipeline_workers.bridge.topics import Origin
 from sensorpipeline_workers.ingest.validation import RefusedError, check_time, check_value
 
@@ -25,9 +26,9 @@ _MISSING = object()
 _WHOLE: tuple[Refusal, ...] = ()
 
 
-def compile_json(origin: Origin) -> Decode:
+def compile_json(origin: Origin, arrive: Arrive) -> Decode:
     """Returns the decoder for JSON messages of a topic. Raises RefusedError (UnknownMetric)."""
-    long = LongWay(origin, carried_metrics(origin))
+    long = LongWay(origin, carried_metrics(origin), arrive)
     short = compile_short(origin, long.metrics)
     if short is None:
         return long.decode
@@ -55,11 +56,11 @@ _NOT_AS_IT_SHOULD_BE = (
 class LongWay:
     """Reads field by field, and says what is wrong."""
 
-    def __init__(self, origin: Origin, metrics: list[Metric]) -> None:
+    def __init__(self, origin: Origin, metrics: list[Metric], arrive: Arrive) -> None:
         self.metrics = metrics
         self._device = origin.device
         self._fleet = origin.fleet
-        self._arrivals = Arrivals()
+        self._arrive = arrive
 
     def decode(self, payload: bytes, now: int) -> Decoded:
         body = parse(payload)
@@ -95,7 +96,7 @@ class LongWay:
             raise RefusedError(DeadLetterReason.MISSING_FIELD, f"field {fields} (value) is missing")
         values = [(metric.name, check_value(metric, metric.field, value)) for metric, value in found]
         if payload.time_unit is TimeUnit.RECEIVE_TIME:
-            time = self._arrivals.next(now)
+            time = self._arrive()
         return [Reading(self._device, name, time, value) for name, value in values]
 
 

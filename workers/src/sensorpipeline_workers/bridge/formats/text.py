@@ -6,40 +6,41 @@ from typing import Any
 from sensorpipeline_api.records import DeadLetterReason, Reading
 from sensorpipeline_api.spec import Metric, TimeUnit
 
-from sensorpipeline_workers.bridge.decode import Arrivals, Decode, Decoded, Refusal, carried_metrics
+from sensorpipeline_workers.bridge.arrivals import Arrive
+from sensorpipeline_workers.bridge.decode import Decode, Decoded, Refusal, carried_metrics
 from sensorpipeline_workers.bridge.topics import Origin
 from sensorpipeline_workers.ingest.validation import RefusedError, check_time, check_value
 
 
-def compile_number(origin: Origin) -> Decode:
+def compile_number(origin: Origin, arrive: Arrive) -> Decode:
     """Returns the decoder for messages that are a value alone; its time is that of its receipt. Raises RefusedError
     (UnknownMetric)."""
     [metric] = carried_metrics(origin)
-    arrivals, device = Arrivals(), origin.device
+    device = origin.device
 
     def decode(payload: bytes, now: int) -> Decoded:
         value = check_value(metric, "message", _number(_text(payload, DeadLetterReason.NOT_A_NUMBER)))
-        return [Reading(device, metric.name, arrivals.next(now), value)], ()
+        return [Reading(device, metric.name, arrive(), value)], ()
 
     return decode
 
 
-def compile_csv(origin: Origin) -> Decode:
+def compile_csv(origin: Origin, arrive: Arrive) -> Decode:
     """Returns the decoder for CSV lines: each line is one item; a cell that is empty is a value that is not there.
     Raises RefusedError (UnknownMetric)."""
-    lines = _Lines(origin, carried_metrics(origin))
+    lines = _Lines(origin, carried_metrics(origin), arrive)
     return lines.decode
 
 
 class _Lines:
-    def __init__(self, origin: Origin, metrics: list[Metric]) -> None:
+    def __init__(self, origin: Origin, metrics: list[Metric], arrive: Arrive) -> None:
         self._fleet, self._device = origin.fleet, origin.device
         payload = origin.fleet.payload
         self._width = len(payload.columns)
         self._unit = payload.time_unit
         self._time = payload.columns.index(payload.time_field) if self._unit is not TimeUnit.RECEIVE_TIME else None
         self._metrics = [(metric, payload.columns.index(metric.field)) for metric in metrics]
-        self._arrivals = Arrivals()
+        self._arrive = arrive
 
     def decode(self, payload: bytes, now: int) -> Decoded:
         lines = _text(payload, DeadLetterReason.INVALID_CSV).split("\n")
@@ -73,7 +74,7 @@ class _Lines:
             fields = ", ".join(metric.field for metric, _ in self._metrics)
             raise RefusedError(DeadLetterReason.MISSING_FIELD, f"column {fields} (value) is empty")
         if self._time is None:
-            time = self._arrivals.next(now)
+            time = self._arrive()
         return [Reading(self._device, name, time, value) for name, value in values]
 
 
