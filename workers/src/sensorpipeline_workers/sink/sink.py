@@ -17,7 +17,7 @@ from sensorpipeline_workers.runtime import metrics
 from sensorpipeline_workers.runtime.health import Health
 from sensorpipeline_workers.runtime.kafka import librdkafka_settings
 from sensorpipeline_workers.sink.batch import Batch, BatchBuilder, Record
-from sensorpipeline_workers.sink.writer import Outcome, Writer
+from sensorpipeline_workers.sink.writer import Outcome, Progress, Writer
 
 log = logging.getLogger(__name__)
 
@@ -146,10 +146,10 @@ class Sink:
             self._failure = error
 
     def _carry(self, batch: Batch) -> None:
-        begin = time.monotonic()
+        begin, progress = time.monotonic(), Progress()
         while not self._stopping:
             try:
-                outcome = self._writer.write(batch)
+                outcome = self._writer.write(batch, progress)
                 break
             except PyMongoError as error:
                 log.warning("MongoDB: %s", error)

@@ -46,8 +46,23 @@ EARLY_MILLISECONDS = 2 * 24 * 3600 * 1000
 """MongoDB 6.0 does not find times of the first day of 1970 (as clocks that were reset send) by a lower bound: it
 compares with an identifier of the bucket that is a bucket's span older, which wraps around."""
 
-# Errors that mongod may give for one document and that say nothing about it: the store is in trouble, and the batch is
-# written again. Any other error of one document makes it a dead letter, which holds all of it.
+# Errors that mongod may give for one document. Those of the first list say that it will never take it: it becomes a
+# dead letter, which holds all of it. Those of the second say nothing about it: the store is in trouble, the batch is
+# written again. So it is after any other error, too, but only so often: it must not hold up all for ever.
+OF_THE_DOCUMENT = frozenset({
+    2,  # BadValue
+    9,  # FailedToParse
+    14,  # TypeMismatch
+    15,  # Overflow
+    22,  # InvalidBSON
+    52,  # DollarPrefixedFieldName
+    121,  # DocumentValidationFailure
+    10334,  # BSONObjectTooLarge
+    17280,  # KeyTooLong
+    DUPLICATE_KEY,
+})  # fmt: skip
+ATTEMPTS = 10
+"""How often a batch is written again after errors of neither list."""
 TRANSIENT = frozenset({
     6,  # HostUnreachable
     13,  # Unauthorized
@@ -80,6 +95,15 @@ TRANSIENT = frozenset({
 
 
 @dataclass
+class Progress:
+    """What is known of a batch that is being written, from its first attempt to its last: which of its readings the
+    store did not have before, by fleet, and how many attempts have ended in an error that nobody has foreseen."""
+
+    new: Counter[str] | None = None
+    strange_ends: int = 0
+
+
+@dataclass
 class Outcome:
     """What writing a batch did, by fleet."""
 
@@ -97,6 +121,7 @@ class Writer:
         self._frontiers = Frontiers()
         self._encoder = ReadingEncoder()
         self._beat = beat
+        self._progress = Progress()
         self._connect()
 
     def _connect(self) -> None:
@@ -119,8 +144,10 @@ class Writer:
         """Whether the collection of readings exists, which the store agent makes."""
         return "readings" in self._database.list_collection_names(filter={"name": "readings"})
 
-    def write(self, batch: Batch) -> Outcome:
-        """Stores a batch, of which any part may be stored already."""
+    def write(self, batch: Batch, progress: Progress | None = None) -> Outcome:
+        """Stores a batch, of which any part may be stored already. Give the attempts at one batch one `progress`: what
+        an attempt that failed has stored then counts as stored, not as found."""
+        self._progress = progress or Progress()
         try:
             return self._write(batch)
         except ConfigurationError:
@@ -133,12 +160,12 @@ class Writer:
 
     def _write(self, batch: Batch) -> Outcome:
         outcome = Outcome()
-        for fleet, count in batch.received.items():
-            outcome.duplicates[fleet] = count
         refused = self._write_readings(batch.readings, outcome)
         self._write_upserts([*batch.upserts.values(), *refused], outcome)
-        for fleet in batch.received:
-            outcome.duplicates[fleet] -= outcome.stored[fleet] + outcome.refused[fleet]
+        new = self._progress.new or Counter()
+        for fleet, count in batch.received.items():
+            outcome.stored[fleet] = new[fleet] - outcome.refused[fleet]
+            outcome.duplicates[fleet] = count - new[fleet]
         return outcome
 
     def _write_readings(self, readings: Readings, outcome: Outcome) -> list[Upsert]:
@@ -150,6 +177,10 @@ class Writer:
         for question in self._frontiers.look_ups(readings):
             self._look_up(question, found)
         new, after = self._frontiers.begin(readings, found)
+        if self._progress.new is None:
+            self._progress.new = Counter()
+            for (fleet, _, _), values in new.items():
+                self._progress.new[fleet] += len(values)
         refused: list[Upsert] = []
         for chunk in _chunks(new):
             refused += self._insert(chunk, outcome)
@@ -198,15 +229,12 @@ class Writer:
             made += self._encoder.documents(series, values)
         answer = self._fence.write("insert", "readings", documents=made)
         errors = answer.get("writeErrors", [])
-        _raise_transient(errors)
-        for (fleet, _, _), values in chunk.items():
-            outcome.stored[fleet] += len(values)
+        self._raise_transient(errors)
         if not errors:
             return []
         flat = [(series, time, value) for series, values in chunk.items() for time, value in values.items()]
         refused = [(*flat[error["index"]], str(error.get("errmsg"))) for error in errors]
         for (fleet, _, _), _, _, _ in refused:
-            outcome.stored[fleet] -= 1
             outcome.refused[fleet] += 1
         return [_refused_reading(*parts) for parts in refused]
 
@@ -246,8 +274,20 @@ class Writer:
         )  # fmt: skip
         raise_write_concern(answer)
         errors: list[dict[str, Any]] = answer.get("writeErrors", [])
-        _raise_transient(errors)
+        self._raise_transient(errors)
         return errors
+
+    def _raise_transient(self, errors: list[dict[str, Any]]) -> None:
+        """Raises OperationFailure for an error that is not the document's own, or is not known to be."""
+        for error in errors:
+            code = error["code"]
+            strange = code not in TRANSIENT and code not in OF_THE_DOCUMENT
+            if strange and self._progress.strange_ends >= ATTEMPTS:
+                continue
+            if strange:
+                self._progress.strange_ends += 1
+            if strange or code in TRANSIENT:
+                raise OperationFailure(str(error.get("errmsg")), code, error)
 
 
 def _query(question: LookUp) -> dict[str, Any]:
@@ -299,12 +339,6 @@ def _parts(upserts: list[Upsert]) -> Iterator[list[Upsert]]:
         size += own
     if part:
         yield part
-
-
-def _raise_transient(errors: list[dict[str, Any]]) -> None:
-    for error in errors:
-        if error["code"] in TRANSIENT:
-            raise OperationFailure(str(error.get("errmsg")), error["code"], error)
 
 
 def _refused_reading(series: Series, time: int, value: float, message: str) -> Upsert:
