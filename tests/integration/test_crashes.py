@@ -1,6 +1,8 @@
 """Each part is killed in the middle of its work and started again: nothing is missing, and nothing counts twice."""
 
+import base64
 import json
+import re
 import time
 import uuid
 from collections import Counter
@@ -60,15 +62,17 @@ def test_a_killed_bridge_loses_no_acknowledged_message_and_dead_letters_bad_ones
         device.publish(f"{prefix}/d{number % 7}/m", body, number)
     until(lambda: len(device.acknowledged) >= total, what="all PUBACKs")
 
-    def arrived() -> tuple[set[int], int] | None:
+    def arrived() -> tuple[set[int], set[int]] | None:
         stored = {reading["time"] for batch in consume(kafka, topics.readings["f"]) for reading in batch}
-        dead = {letter["payload"] for letter in consume(kafka, topics.dead_letter)}
-        return (stored, len(dead)) if len(stored) + len(dead) >= total + 0 else None
+        # Both are at least once; of letters, too, a message that came again after a kill has two (decision 28).
+        payloads = [base64.b64decode(letter["payload"]) for letter in consume(kafka, topics.dead_letter)]
+        dead = {int(re.findall(rb'"ts": (\d+)', payload)[0]) for payload in payloads}
+        return (stored, dead) if len(stored | dead) >= total else None
 
     stored, dead = until(arrived, what="all messages in Kafka")
     bad = {number for number in range(total) if number % 100 == 0}
     assert stored >= device.acknowledged - bad - {-1}
-    assert dead == len(bad)
+    assert dead == bad
     assert bridge.stop() == 0
     device.close()
 
@@ -107,7 +111,7 @@ def test_a_killed_sink_writes_nothing_twice_and_skips_nothing(
         group_id=uuid.uuid4().hex, metrics_port=free_port(),
     ))  # fmt: skip
     sink.start()
-    total, kills = 0, 0
+    total = 0
     for burst in range(8):
         records = [
             (f"d{n % 5}", [{"device": f"d{n % 5}", "metric": "m", "time": total + n * 2 + i, "value": 1.0}
@@ -119,11 +123,9 @@ def test_a_killed_sink_writes_nothing_twice_and_skips_nothing(
         if burst % 2:
             until(lambda: database["readings"].estimated_document_count() > 0, what="the first reading")
             sink.kill()
-            kills += 1
             sink.start()
     until(lambda: database["readings"].count_documents({}) >= total, what=f"{total} readings", seconds=120)
     counts = Counter(d["time"] for d in database["readings"].find({}, {"time": 1}))
-    assert kills == 4
     assert len(counts) == total
     assert max(counts.values()) == 1
     assert sink.stop() == 0

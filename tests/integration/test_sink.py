@@ -18,11 +18,12 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 from integration.conftest import Part, create_topics, free_port, make_producer, produce, run_kafka, until
 from integration.stores import Mongod, as_records, database, description, metric, mongods
-from pymongo.errors import PyMongoError
+from pymongo.errors import AutoReconnect, OperationFailure, PyMongoError
 from sensorpipeline_api.configuration import Configuration, KafkaConnection, SinkConfiguration, StoreConnection, Topics
+from sensorpipeline_workers.sink import writer as writing
 from sensorpipeline_workers.sink.batch import BatchBuilder, Record
 from sensorpipeline_workers.sink.fence import SupersededError
-from sensorpipeline_workers.sink.writer import Writer
+from sensorpipeline_workers.sink.writer import Progress, Writer
 from sensorpipeline_workers.store.agent import StoreAgent
 from sensorpipeline_workers.store.collections import compute_collections
 
@@ -291,6 +292,61 @@ def test_a_reading_that_mongodb_refuses_is_dead_lettered_whole(
     assert letter["message"] == "no such thing"
 
 
+@pytest.mark.parametrize("lasting", [False, True], ids=["for a while", "for ever"])
+def test_a_reading_with_an_error_that_nobody_has_foreseen_is_written_again_before_it_is_dead_lettered(
+    store: Store, topics: Topics, writer: Callable[[StoreConnection], Writer], monkeypatch: pytest.MonkeyPatch,
+    lasting: bool,
+) -> None:  # fmt: skip
+    only = writer(store[0])
+    written, failures = only._fence.write, 0
+
+    def refusing(command: str, collection: str, **parameters: Any) -> dict[str, Any]:
+        nonlocal failures
+        if command != "insert" or (failures == 3 and not lasting):
+            return written(command, collection, **parameters)
+        failures += 1
+        return {"writeErrors": [{"index": 0, "code": 99999, "errmsg": "strange"}]}
+
+    monkeypatch.setattr(only._fence, "write", refusing)
+    builder, progress = BatchBuilder(topics, {}), Progress()
+    builder.add(Record(topics.readings["f"], 0, 0, 0, json.dumps([reading("d", 1, 1)]).encode()), now=1)
+    batch = builder.take()
+    for _ in range(writing.ATTEMPTS if lasting else 3):
+        with pytest.raises(OperationFailure, match="strange"):
+            only.write(batch, progress)
+    outcome = only.write(batch, progress)
+    assert (outcome.stored["f"], outcome.refused["f"]) == ((0, 1) if lasting else (1, 0))
+    assert store[1]["dead_letters"].count_documents({}) == outcome.refused["f"]
+    assert store[1]["readings"].count_documents({}) == outcome.stored["f"]
+
+
+def test_what_an_attempt_that_failed_has_stored_counts_as_stored_and_not_as_found(
+    store: Store, topics: Topics, writer: Callable[[StoreConnection], Writer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    only = writer(store[0])
+    monkeypatch.setattr(writing, "MAXIMUM_DOCUMENTS", 10)
+    written, inserts = only._fence.write, 0
+
+    def breaking(command: str, collection: str, **parameters: Any) -> dict[str, Any]:
+        nonlocal inserts
+        answer = written(command, collection, **parameters)
+        inserts += command == "insert"
+        if command == "insert" and inserts == 2:
+            raise AutoReconnect("the answer did not come")
+        return answer
+
+    monkeypatch.setattr(only._fence, "write", breaking)
+    builder, progress = BatchBuilder(topics, {}), Progress()
+    values = [reading("d", n, n) for n in range(30)]
+    builder.add(Record(topics.readings["f"], 0, 0, 0, json.dumps([*values, values[0]]).encode()), now=1)
+    batch = builder.take()
+    with pytest.raises(AutoReconnect):
+        only.write(batch, progress)
+    outcome = only.write(batch, progress)
+    assert (outcome.stored["f"], outcome.duplicates["f"]) == (30, 1)
+    assert stored(store[1]) == first_ones(values)
+
+
 def test_a_mongod_that_is_killed_loses_nothing_and_stores_nothing_twice(
     kafka: str, topics: Topics, mongod: Mongod, own_store: Store, part: Make
 ) -> None:
@@ -445,6 +501,24 @@ def test_readings_older_than_the_retention_go_and_do_not_hold_up_the_others(
         produce(kafka, topics.readings["f"], [("d", [reading("d", 3, 3), *new])])
         until(lambda: many(db, 10), what="the new ones")
         until(lambda: stored(db) == first_ones(new), what="only the new ones")
+
+
+def test_what_is_said_of_readings_goes_with_them_and_the_retention_may_change(mongod: Mongod, tmp_path: Path) -> None:
+    with database(mongod.uri, tmp_path, reading_retention_days=0) as (connection, db):
+        old, new = EPOCH + timedelta(milliseconds=START), datetime.now(UTC)
+        times = {"late": "time", "alerts": "time", "dead_letters": "receivedTime"}
+        for collection, field in times.items():
+            db[collection].insert_many([{"_id": "old", field: old}, {"_id": "new", field: new}])
+        wanted = description(connection.database, reading_retention_days=1)
+        for collection in compute_collections(wanted):
+            StoreAgent(wanted, ordinal=0).keep_collection(db, collection)
+        for name in times:
+            until(lambda n=name: [d["_id"] for d in db[n].find()] == ["new"], what=f"the old of {name} to go")
+        for_ever = description(connection.database, reading_retention_days=0)
+        for collection in compute_collections(for_ever):
+            StoreAgent(for_ever, ordinal=0).keep_collection(db, collection)
+        for name in times:
+            assert not any("expireAfterSeconds" in index for index in db[name].list_indexes())
 
 
 def test_a_collection_of_the_former_version_goes_on_with_coarser_buckets_and_no_index_of_positions(

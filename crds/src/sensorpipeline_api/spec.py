@@ -323,7 +323,11 @@ class Store(Model):
     )
     mongodb: MongoDB | None = Field(None, description="A replica set managed by the operator.")
     reading_retention_days: int = Field(
-        90, description="Days that readings are kept, by their event time; 0: for ever.", ge=0, le=36500
+        90,
+        description="Days that readings, late readings and alerts are kept, by their event time, and dead letters, by "
+        "the time of their receipt; 0: for ever.",
+        ge=0,
+        le=36500,
     )
     aggregate_retention_days: int = Field(
         3650, description="Days that aggregates are kept, by the start of their window; 0: for ever.", ge=0, le=36500

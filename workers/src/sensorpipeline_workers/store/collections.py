@@ -34,8 +34,10 @@ def compute_collections(configuration: StoreConfiguration) -> tuple[Collection, 
     # Buckets of up to a day (decision 29): with those of an hour, a device that reports every 15 minutes fills each
     # with four readings, at ten times the cost. Buckets end after 1,000 readings anyway.
     series = {"timeField": "time", "metaField": "series", "granularity": "minutes"}
+    readings_expire = configuration.reading_retention_days * DAY_SECONDS or None
     aggregates_expire = configuration.aggregate_retention_days * DAY_SECONDS or None
     device = (("fleet", 1), ("device", 1), ("time", 1))
+    time = Index("time", (("time", 1),), readings_expire)
     return (
         Collection(
             name="readings",
@@ -43,7 +45,7 @@ def compute_collections(configuration: StoreConfiguration) -> tuple[Collection, 
             indexes=(
                 Index("series_time", (("series.fleet", 1), ("series.device", 1), ("series.metric", 1), ("time", 1))),
             ),
-            expire_after=configuration.reading_retention_days * DAY_SECONDS or None,
+            expire_after=readings_expire,
             former_indexes=("position",),
         ),
         Collection(
@@ -54,7 +56,12 @@ def compute_collections(configuration: StoreConfiguration) -> tuple[Collection, 
                 Index("window_device", (("window", 1), ("device", 1), ("start", 1))),
             ),
         ),
-        Collection(name="late", options={}, indexes=(Index("device_time", device),)),
-        Collection(name="alerts", options={}, indexes=(Index("device_time", device),)),
-        Collection(name="dead_letters", options={}, indexes=(Index("received", (("receivedTime", 1),)),)),
+        # What is said of readings stays as long as they do.
+        Collection(name="late", options={}, indexes=(Index("device_time", device), time)),
+        Collection(name="alerts", options={}, indexes=(Index("device_time", device), time)),
+        Collection(
+            name="dead_letters",
+            options={},
+            indexes=(Index("received", (("receivedTime", 1),), readings_expire),),
+        ),
     )
