@@ -104,6 +104,31 @@ def test_while_kafka_stands_still_the_bridge_stops_reading_and_then_goes_on(
         device.close()
 
 
+def test_while_the_producers_queue_is_full_the_connection_to_the_broker_stays_alive(
+    mosquitto: int, part: Make, prefix: str
+) -> None:
+    with run_kafka() as (name, kafka):
+        topics = create_topics(kafka)
+        bridge = ready(part("bridge", configuration(kafka, mosquitto, topics, prefix)))
+        device = Device(mosquitto)
+        send(device, prefix, range(10))
+        until(lambda: bridge.metric("sensorpipeline_readings_total") >= 10, what="the first readings")
+        subprocess.run(["docker", "pause", name], check=True, capture_output=True)
+        bad = 120_000  # items that are no objects, more than the producer's queue holds: each is a dead letter
+        device.publish(f"{prefix}/d/m", b"[" + b",".join([b"1"] * bad) + b"]", 10)
+        send(device, prefix, range(11, 20))
+        until(lambda: not bridge.ready, what="the bridge to say that Kafka acknowledges nothing", seconds=60)
+        time.sleep(35)  # the broker ends a connection that is silent for 30 s
+        subprocess.run(["docker", "unpause", name], check=True, capture_output=True)
+        until(lambda: bridge.metric("sensorpipeline_dead_letters_total") >= bad, what="the dead letters", seconds=90)
+        until(lambda: set(stored(kafka, topics)) == {*range(20)} - {10}, what="the readings")
+        until(lambda: bridge.ready, what="the bridge to go on")
+        assert bridge.metric("sensorpipeline_messages_received_total") == 20, "the broker sent something again"
+        assert bridge.metric("sensorpipeline_dead_letters_total") == bad
+        assert bridge.stop() == 0
+        device.close()
+
+
 def test_a_bridge_that_is_told_to_stop_acknowledges_what_it_took_and_nothing_comes_again(
     kafka: str, mosquitto: int, topics: Topics, part: Make, prefix: str
 ) -> None:

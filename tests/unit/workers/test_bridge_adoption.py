@@ -53,11 +53,6 @@ def run(looks: Looks, monkeypatch: pytest.MonkeyPatch, counters: Counters) -> No
     assert looks.count >= 3
 
 
-@pytest.fixture(scope="module")
-def counters() -> Counters:
-    return Counters()
-
-
 def test_an_error_that_nobody_has_thought_of_is_told_and_the_next_look_comes(
     monkeypatch: pytest.MonkeyPatch, counters: Counters, caplog: pytest.LogCaptureFixture
 ) -> None:

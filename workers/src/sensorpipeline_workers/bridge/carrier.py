@@ -248,6 +248,7 @@ class Carrier:
         so stops reading from the broker."""
         while (found := self._arrivals.next(fleet, device)) is None:
             self._send_due()
+            self._last_progress = time.monotonic()  # it is the clock that is waited for, and not Kafka
             self._wait()
             self._producer.poll(0.005)
         return found
