@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,12 +19,14 @@ from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from e2e.recompute_sums import Sums, recompute_sums
 from integration.conftest import consume, free_port, make_producer, until
+from prometheus_client.parser import text_string_to_metric_families
 from sensorpipeline_api.configuration import CONFIGURATION_VARIABLE, KafkaConnection, Topics, WorkerConfiguration
 from sensorpipeline_api.spec import Fleet
 
 PERIOD, LATENESS = 60_000, 120_000
 PARTITIONS = 4
 READINGS_PER_RECORD = 500
+COMMAND = ("-m", "sensorpipeline_workers.cli", "worker")
 
 
 def make_fleet(**changes: Any) -> Fleet:
@@ -77,20 +81,23 @@ class Workers:
         """The changelog topic of the workers' states."""
         return f"{self.application}-state-changelog"
 
-    def start(self) -> "Worker":
-        """Starts one more worker."""
+    def start(self, *command: str, **environment: str) -> "Worker":
+        """Starts one more worker, by another command than its own if one is given."""
         configuration = WorkerConfiguration(
             pipeline="p", kafka=KafkaConnection(bootstrap_servers=[self.kafka]), topics=self.topics, fleet=self.fleet,
             application_id=self.application, metrics_port=free_port(), **({"flush_milliseconds": 200} | self._settings),
         )  # fmt: skip
-        worker = Worker(configuration, self._directory / f"worker-{len(self.running)}-{uuid.uuid4().hex[:6]}")
+        directory = self._directory / f"worker-{len(self.running)}-{uuid.uuid4().hex[:6]}"
+        worker = Worker(configuration, directory, command or COMMAND, environment)
         self.running.append(worker)
         return worker
 
-    def produce(self, readings: pd.DataFrame) -> None:
-        """Writes readings in records of many, each device's in order, and waits until Kafka has them."""
+    def produce(self, readings: pd.DataFrame, *, seconds: float = 0) -> None:
+        """Writes readings in records of many, each partition's in order, spread over so many seconds, and waits until
+        Kafka has them."""
         producer = make_producer(self.kafka, **{"linger.ms": 20, "compression.type": "lz4"})
         partitions = (readings["number"] % PARTITIONS).to_numpy()
+        records: list[tuple[float, int, str]] = []
         for partition in range(PARTITIONS):
             mine = readings[partitions == partition]
             texts = [
@@ -99,7 +106,11 @@ class Workers:
             ]
             for begin in range(0, len(texts), READINGS_PER_RECORD):
                 record = f"[{','.join(texts[begin : begin + READINGS_PER_RECORD])}]"
-                producer.produce(self.source, record, partition=partition)
+                records.append((begin / len(texts) if seconds else 0, partition, record))
+        begun = time.monotonic()
+        for share, partition, record in sorted(records, key=lambda item: item[0]):
+            time.sleep(max(0.0, begun + share * seconds - time.monotonic()))
+            producer.produce(self.source, record, partition=partition)
         assert producer.flush(60) == 0
 
     def committed(self) -> int:
@@ -167,16 +178,17 @@ class Workers:
 class Worker:
     """One worker process."""
 
-    def __init__(self, configuration: WorkerConfiguration, directory: Path) -> None:
+    def __init__(
+        self, configuration: WorkerConfiguration, directory: Path, command: tuple[str, ...], environment: dict[str, str]
+    ) -> None:
         directory.mkdir(parents=True)
         self._log = directory / "log"
         self.port = configuration.metrics_port
         path = directory / "worker.json"
         path.write_text(configuration.dump())
-        environment = os.environ | {CONFIGURATION_VARIABLE: str(path)}
+        environment = os.environ | {CONFIGURATION_VARIABLE: str(path)} | environment
         with self._log.open("ab") as log:
-            command = [sys.executable, "-m", "sensorpipeline_workers.cli", "worker"]
-            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+            self._process = subprocess.Popen([sys.executable, *command], env=environment, stdout=log, stderr=log)
 
     @property
     def running(self) -> bool:
@@ -199,6 +211,21 @@ class Worker:
         self.signal(signal.SIGTERM)
         assert self._process.wait(seconds) == 0, self.log()
         return time.monotonic() - begin
+
+    def healthy(self) -> bool:
+        """Whether it says that it is alive. Raises OSError when it does not answer."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=5) as answer:
+                return bool(answer.status == 200)
+        except urllib.error.HTTPError:
+            return False
+
+    def metric(self, name: str, **labels: str) -> float | None:
+        """Returns a metric of it; None when it has none with these labels."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
+            families = list(text_string_to_metric_families(answer.read().decode()))
+        samples = [sample for family in families for sample in family.samples]
+        return next((s.value for s in samples if s.name == f"sensorpipeline_{name}" and s.labels == labels), None)
 
     def resident_bytes(self) -> int:
         """Returns how much memory it holds."""
