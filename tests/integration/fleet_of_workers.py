@@ -214,11 +214,18 @@ class Worker:
 
     def healthy(self) -> bool:
         """Whether it says that it is alive. Raises OSError when it does not answer."""
+        return self._ask("/healthz") == "alive"
+
+    def waiting_for(self) -> str:
+        """Returns what it says of its readiness. Raises OSError when it does not answer."""
+        return self._ask("/readyz")
+
+    def _ask(self, path: str) -> str:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/healthz", timeout=5) as answer:
-                return bool(answer.status == 200)
-        except urllib.error.HTTPError:
-            return False
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
+                return str(answer.read().decode().strip())
+        except urllib.error.HTTPError as error:
+            return error.read().decode().strip()
 
     def metric(self, name: str, **labels: str) -> float | None:
         """Returns a metric of it; None when it has none with these labels."""

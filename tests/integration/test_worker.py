@@ -16,9 +16,9 @@ import pandas as pd
 import pytest
 from confluent_kafka.admin import NewTopic
 from e2e.recompute import recompute
-from integration import hanging_worker
+from integration import impatient_worker
 from integration.conftest import ROOT, consume, make_producer, run_kafka, until
-from integration.fleet_of_workers import PARTITIONS, fleet_of_workers, make_disorderly, make_fleet
+from integration.fleet_of_workers import PARTITIONS, Worker, Workers, fleet_of_workers, make_disorderly, make_fleet
 
 SEED = 20
 SESSION_SECONDS = 10
@@ -121,6 +121,36 @@ def test_a_worker_waits_for_a_kafka_that_stands_still(tmp_path: Path) -> None:
         assert worker.running
 
 
+def limit_output(container: str, bytes_per_second: int | None) -> None:
+    """Has Kafka take no more than so many bytes per second from librdkafka's clients, which is what the worker writes
+    with and not what it reads with."""
+    change = f"--add-config=producer_byte_rate={bytes_per_second}" if bytes_per_second else None
+    server = subprocess.run(["docker", "exec", container, "grep", "-oP", "^advertised.listeners=CLIENT://\\K.*",
+                             "/tmp/server.properties"], check=True, capture_output=True, text=True)  # fmt: skip
+    subprocess.run(
+        ["docker", "exec", container, "java", "-Xmx64m", "-cp", "/opt/kafka/libs/*", "kafka.admin.ConfigCommand",
+         "--bootstrap-server", server.stdout.strip(), "--alter", "--entity-type", "clients", "--entity-name", "rdkafka",
+         change or "--delete-config=producer_byte_rate"], check=True, capture_output=True,
+    )  # fmt: skip
+
+
+def test_a_worker_is_alive_while_kafka_takes_its_results_slowly_and_goes_on_afterwards(tmp_path: Path) -> None:
+    readings = make_disorderly(devices=20, total=200_000, seed=6)
+    with run_kafka() as (container, server), fleet_of_workers(server, tmp_path) as workers:
+        workers.produce(readings)
+        limit_output(container, 5_000)
+        worker = start_impatient(workers, tmp_path / "never")
+        until(lambda: "results" in worker.waiting_for(), what="the worker to wait for Kafka to take results")
+        deadline = time.monotonic() + 3 * impatient_worker.PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            assert worker.healthy()
+            time.sleep(0.2)
+        assert workers.committed() < workers.end()
+        limit_output(container, None)
+        workers.wait_until_done()
+        workers.check(readings)
+
+
 def make_orderly(*, devices: int, seconds: range) -> pd.DataFrame:
     """Returns a reading of each device for each second of event time, in order, one device after the other."""
     rows = [(f"d{n}", second * 1000, n, 1.0) for n in range(devices) for second in seconds]
@@ -149,16 +179,21 @@ def test_a_backlog_that_waits_for_a_worker_is_no_silence(kafka: str, tmp_path: P
         assert worker.metric("device_alert", fleet="f", device="d0", threshold="Quiet", severity="Warning") == 1
 
 
+def start_impatient(workers: Workers, hang: Path) -> Worker:
+    """Starts a worker whose fetching hangs while a file exists, and which soon says so."""
+    environment = {impatient_worker.HANG_VARIABLE: str(hang), "PYTHONPATH": str(ROOT / "tests")}
+    return workers.start("-m", "integration.impatient_worker", **environment)
+
+
 def test_a_worker_that_fetches_nothing_of_what_there_is_says_so(kafka: str, tmp_path: Path) -> None:
     hang = tmp_path / "hang"
     with fleet_of_workers(kafka, tmp_path) as workers:
-        environment = {hanging_worker.HANG_VARIABLE: str(hang), "PYTHONPATH": str(ROOT / "tests")}
-        worker = workers.start("-m", "integration.hanging_worker", **environment)
+        worker = start_impatient(workers, hang)
         workers.produce(make_orderly(devices=4, seconds=range(100)))
         workers.wait_until_done()
         hang.touch()
         # With nothing to read there is nothing wrong.
-        time.sleep(3 * hanging_worker.PATIENCE_SECONDS)
+        time.sleep(3 * impatient_worker.PATIENCE_SECONDS)
         assert worker.healthy()
         workers.produce(make_orderly(devices=1, seconds=range(100, 200)))
         until(lambda: (worker.metric("consumer_lag_seconds", fleet="f") or 0) > 3, what="the lag to grow")

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -214,3 +214,66 @@ def test_what_kafka_refuses_is_not_acknowledged_and_ends_the_worker(
     with pytest.raises(Exited):
         asyncio.run(worker._flush(states=True))
     assert not event.acknowledged
+
+
+class Stream:
+    """A flow of records, each of one device more, in place of Faust's; counts what is taken of it."""
+
+    def __init__(self, records: int) -> None:
+        self._records = records
+        self.taken = 0
+
+    def noack(self) -> "Stream":
+        return self
+
+    async def events(self) -> AsyncIterator[Any]:
+        while self.taken < self._records:
+            await asyncio.sleep(0)
+            self.taken += 1
+            yield Record(self.taken)
+
+
+class Record:
+    """An event of Faust's and its message."""
+
+    def __init__(self, offset: int) -> None:
+        self.topic, self.partition, self.offset, self.timestamp = "r", 0, offset, 0.0
+        self.value: Any = b'[{"device":"d%d","metric":"m","time":1,"value":9}]' % offset
+        self.message = self
+
+    def ack(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("bound", "taken"), [({"MAXIMUM_UNFLUSHED_RECORDS": 50}, 50), ({"MAXIMUM_UNSENT_RESULTS": 20}, 20)]
+)
+def test_what_is_read_is_bounded_while_kafka_takes_nothing_and_goes_on_when_it_does(
+    worker: StreamWorker, monkeypatch: pytest.MonkeyPatch, bound: dict[str, int], taken: int
+) -> None:
+    """Each record raises an alert, so it has one result."""
+    for name, value in bound.items():
+        monkeypatch.setattr(app_module, name, value)
+    stream, written = Stream(10 * taken), []
+
+    async def is_member() -> bool:
+        return True
+
+    async def run() -> None:
+        open_again = asyncio.Event()
+
+        async def write(messages: Iterable[Any]) -> None:
+            await open_again.wait()
+            written.extend(messages)
+
+        monkeypatch.setattr(worker._writer, "write", write)
+        monkeypatch.setattr(worker, "_is_member", is_member)
+        work = asyncio.ensure_future(worker._work(stream))
+        await asyncio.sleep(0.1)
+        assert stream.taken == taken
+        open_again.set()
+        await work
+        await worker._flush(states=True)
+
+    asyncio.run(run())
+    assert stream.taken == 10 * taken
+    assert len({key for topic, _, key, _ in written if topic == "t"}) == 10 * taken

@@ -1,4 +1,4 @@
-"""A worker whose fetching hangs while a file exists, and whose patience is that of a test: the rest is the real one."""
+"""A worker whose liveness has the patience of a test, and whose fetching hangs while a file exists."""
 
 import asyncio
 import os
