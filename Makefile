@@ -48,7 +48,7 @@ test-integration: bootstrap ## Data plane parts, killed, against a real Kafka, M
 	@uv run pytest tests/integration
 
 .PHONY: test-chart
-test-chart: uv ## Helm chart, rendered manifests, rules and Alertmanager configuration
+test-chart: bootstrap ## Helm chart, rendered manifests, rules and Alertmanager configuration
 	@tests/chart/install.sh
 	@uv run pytest tests/chart
 
