@@ -14,29 +14,29 @@ from sensorpipeline_operator.settings import Settings
 
 
 class FakeLeases:
-    """The API of Leases; keeps one. `trouble` comes before each answer."""
+    """The API of Leases; keeps one. `trouble` comes before each answer; it is given what was asked for."""
 
     def __init__(self) -> None:
         self.lease: Any = None
-        self.trouble: Callable[[], Awaitable[None]] | None = None
+        self.trouble: Callable[[str], Awaitable[None]] | None = None
 
-    async def _answer(self) -> Any:
+    async def _answer(self, verb: str) -> Any:
         if self.trouble is not None:
-            await self.trouble()
+            await self.trouble(verb)
         return self.lease
 
     async def read_namespaced_lease(self, name: str, namespace: str) -> Any:
-        lease = await self._answer()
+        lease = await self._answer("read")
         if lease is None:
             raise ApiException(status=404, reason="Not Found", body='{"code": 404}')
         return lease
 
     async def create_namespaced_lease(self, namespace: str, body: Any) -> None:
-        await self._answer()
+        await self._answer("create")
         self.lease = body
 
     async def replace_namespaced_lease(self, *, name: str, namespace: str, body: Any) -> None:
-        await self._answer()
+        await self._answer("replace")
         self.lease = body
 
 
@@ -50,11 +50,16 @@ def leases(monkeypatch: pytest.MonkeyPatch) -> FakeLeases:
     return found
 
 
-async def hang() -> None:
+async def hang(verb: str) -> None:
     await asyncio.sleep(60)
 
 
-async def fail() -> None:
+async def hang_when_renewing(verb: str) -> None:
+    if verb == "replace":
+        await asyncio.sleep(60)
+
+
+async def fail(verb: str) -> None:
     raise RuntimeError("what nobody expected")
 
 
@@ -62,9 +67,9 @@ def run(leadership: Leadership) -> asyncio.Task[None]:
     return asyncio.create_task(leadership.run(cast("Any", None), namespace="system", identity="me"))
 
 
-@pytest.mark.parametrize("trouble", [hang, fail])
+@pytest.mark.parametrize("trouble", [hang, hang_when_renewing, fail])
 async def test_a_leader_that_cannot_renew_ceases_to_lead_within_the_lease_and_leads_again_later(
-    leases: FakeLeases, trouble: Callable[[], Awaitable[None]]
+    leases: FakeLeases, trouble: Callable[[str], Awaitable[None]]
 ) -> None:
     lost = asyncio.Event()
     leadership = Leadership(lost.set)
