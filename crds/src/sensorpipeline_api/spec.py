@@ -371,7 +371,8 @@ class Payload(Model):
     time_field: FieldPath = Field("ts", description="Field that holds the event time; SparkplugB has its own.")
     time_unit: TimeUnit = Field(
         TimeUnit.MILLISECONDS,
-        description="Unit of the event time. ReceiveTime: messages carry no time, they get that of their receipt.",
+        description="Unit of the event time. ReceiveTime: messages carry no time, they get that of their receipt, no "
+        "two of a device the same; of one device a member of the bridge then takes in 62 a second for long.",
     )
     maximum_bytes: int = Field(
         262144, description="Largest message accepted, in bytes; a larger one is a dead letter.", ge=64, le=1048576

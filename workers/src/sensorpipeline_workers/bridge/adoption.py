@@ -20,8 +20,9 @@ from pydantic import ValidationError
 from sensorpipeline_api.configuration import BridgeConfiguration
 
 from sensorpipeline_workers.bridge.arrivals import MEMBERS, Arrivals
-from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError, empty
+from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError
 from sensorpipeline_workers.bridge.connection import Connection, ConnectionLostError
+from sensorpipeline_workers.bridge.emptying import empty
 from sensorpipeline_workers.bridge.topics import subscriptions
 
 log = logging.getLogger(__name__)

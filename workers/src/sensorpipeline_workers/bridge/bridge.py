@@ -8,8 +8,9 @@ from contextlib import suppress
 from sensorpipeline_api.configuration import GUARD_TOPIC, BridgeConfiguration
 
 from sensorpipeline_workers.bridge.arrivals import Arrivals
-from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError, empty
+from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError
 from sensorpipeline_workers.bridge.connection import Connection, ConnectionLostError
+from sensorpipeline_workers.bridge.emptying import empty
 from sensorpipeline_workers.bridge.topics import subscriptions, topic_filter
 from sensorpipeline_workers.runtime.health import Health
 

@@ -30,8 +30,6 @@ from sensorpipeline_workers.runtime.kafka import librdkafka_settings
 
 log = logging.getLogger(__name__)
 
-SILENCE_SECONDS = 1.0
-
 RECEIVE_MAXIMUM = 10_000
 MAXIMUM_BYTES = 32 * 1024 * 1024
 QUEUE_KILOBYTES = 64 * 1024
@@ -373,20 +371,3 @@ class Carrier:
     def _flush(self) -> None:
         while self._load.failed is None and self._producer.flush(0.5):
             self._wait()
-
-
-def empty(carrier: Carrier, connection: Connection, go_on: Callable[[], bool]) -> None:
-    """Carries a session's messages until the broker, asked after the last acknowledgement, has no more, or `go_on`,
-    which is called often, says no."""
-    last_heard, answer = time.monotonic(), None
-    while go_on() and (answer is None or connection.pongs < answer):
-        if carrier.full:
-            connection.keep_alive()
-            carrier.poll(0.05)
-        elif packets := connection.receive(carrier.wait_seconds(0.2)):
-            carrier.take(packets)
-            last_heard, answer = time.monotonic(), None
-        carrier.turn(connection)
-        if answer is None and carrier.idle and time.monotonic() - last_heard > SILENCE_SECONDS:
-            connection.ping()
-            answer = connection.pongs + 1
