@@ -67,9 +67,11 @@ class Aggregate(msgspec.Struct, frozen=True, gc=False):
 
 
 class LateReason(StrEnum):
-    """Why a window refused a reading."""
+    """Why a window refused a reading: it came too late; or the window's result stands, since the series had been
+    retired, or the window had been defined otherwise, after it began."""
 
     LATENESS_EXCEEDED = "LatenessExceeded"
+    RESULT_STANDS = "ResultStands"
 
 
 class Late(msgspec.Struct, frozen=True, gc=False, rename="camel"):

@@ -631,8 +631,8 @@ class Fleet(Model):
     lateness: Lateness = Field(Lateness(), description="How lateness is judged.")
     series_ttl_seconds: int = Field(
         0,
-        description="Silence, by the clock, after which a series' state is deleted; 0: never. Not shorter than "
-        "idleSeconds and the longest window with its lateness.",
+        description="Silence, by the clock, after which a series is retired: its alerts end, its results stand; 0: "
+        "never. Not shorter than idleSeconds and the longest window with its lateness.",
         ge=0,
         le=315360000,
     )

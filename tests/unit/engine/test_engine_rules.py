@@ -10,7 +10,7 @@ from e2e.recompute import compute
 from sensorpipeline_api.records import Aggregate, Alert, Late
 from sensorpipeline_api.spec import Fleet
 from sensorpipeline_workers.engine.plan import compile_metric
-from sensorpipeline_workers.engine.series import close_idle, is_expired, next_check, process, retire
+from sensorpipeline_workers.engine.series import close_idle, is_expired, is_forgotten, next_check, process, retire
 from sensorpipeline_workers.engine.state import FAR, SeriesState, StateVersionError, decode, encode
 
 NOW = 1_700_000_000_000
@@ -133,6 +133,20 @@ def test_a_silent_series_is_closed_and_goes_on_as_a_revision() -> None:
     assert values(series.send((20, 2), (100, 0))) == [(0, 3, 1)]
 
 
+@pytest.mark.parametrize("silent_again", [True, False])
+def test_a_reading_after_a_silence_revises_the_next_difference_too(silent_again: bool) -> None:
+    """Both windows were closed by silence alone; the watermark has reached neither end."""
+    series = Series(fleet(function="Difference", outOfOrdernessSeconds=250, idleSeconds=60))
+    series.send((10, 10), (150, 20), (250, 50))
+    closed = close_idle(series.plan, series.state, device="d", now=NOW + 60_000)
+    assert values(closed) == [(100, 10, 0), (200, 30, 0)]
+    assert values(series.send((90, 15))) == []
+    if silent_again:
+        assert values(close_idle(series.plan, series.state, device="d", now=NOW + 60_000)) == [(100, 5, 1)]
+    else:
+        assert values(series.send((450, 60))) == [(100, 5, 1)]
+
+
 def threshold(**extra: Any) -> Fleet:
     return fleet(windows=[], thresholds=[{"name": "T", "metric": "m", "severity": "Critical"} | extra])
 
@@ -198,6 +212,22 @@ def test_a_retired_series_closes_its_windows_and_resolves_its_alerts() -> None:
     found = retire(series.plan, series.state, device="d")
     assert values(found) == [(0, 9, 0)]
     assert states(found) == [("Resolved", 10)]
+    assert not is_expired(series.plan, series.state, now=NOW + 200_000)
+    assert close_idle(series.plan, series.state, device="d", now=NOW + 200_000) == []
+    assert next_check(series.plan, series.state) == NOW + 30 * 86_400_000
+    assert is_forgotten(series.plan, series.state, now=NOW + 30 * 86_400_000)
+
+
+def test_a_difference_goes_on_when_a_retired_series_comes_back() -> None:
+    series = Series(fleet(function="Difference", idleSeconds=60, seriesTtlSeconds=100))
+    series.send((10, 9), (110, 20))
+    assert values(retire(series.plan, series.state, device="d")) == [(100, 11, 0)]
+    series.state = decode(series.plan, encode(series.plan, series.state))
+    found = series.send((190, 21), (510, 40), (600, 41))
+    assert values(found) == [(500, 20, 0)]
+    assert [e.time for e in found if isinstance(e, Late)] == [190_000]
+    assert not is_expired(series.plan, series.state, now=NOW + 99_999)
+    assert is_expired(series.plan, series.state, now=NOW + 100_000)
 
 
 def test_state_survives_its_binary_form() -> None:
@@ -214,7 +244,7 @@ def test_state_survives_its_binary_form() -> None:
 def test_a_state_of_an_unknown_version_or_damaged_is_refused() -> None:
     plan = compile_metric(fleet(), "m")
     with pytest.raises(StateVersionError, match="version 99"):
-        decode(plan, b"\x99" + encode(plan, SeriesState(plan))[1:2].replace(b"\x02", b"\x63") + b"\x00" * 8)
+        decode(plan, encode(plan, SeriesState(plan))[:1] + b"\x63" + b"\x00" * 9)
     for damaged in (b"", b"\x00\x01", encode(plan, SeriesState(plan))[:-1], b"\x93\x98\x00"):
         with pytest.raises(StateVersionError):
             decode(plan, damaged)
@@ -260,6 +290,49 @@ def test_a_state_of_version_1_is_read_and_gone_on_with() -> None:
     assert changes == {(name, state, time) for name, _, state, time in wanted.alerts if time > 740_000}
     revisions = [e.revision for e in found if isinstance(e, Aggregate) and (e.window, e.start) == ("Sum", 400_000)]
     assert revisions == [1], "the revisions go on from those of version 1"
+
+
+def test_a_state_of_version_2_is_read_and_gone_on_with() -> None:
+    """The sample was written by version 2 after the same readings, with a window of each function and kind."""
+    functions = ["Sum", "Mean", "Minimum", "Maximum", "Count", "First", "Last", "Difference", "Rate",
+                 "StandardDeviation", "Quantile", "TimeWeightedMean", "Availability"]  # fmt: skip
+    more: dict[str, dict[str, Any]] = {
+        "Quantile": {"quantile": "0.5"}, "Availability": {"expectedEverySeconds": 20},
+        "Difference": {"resetPolicy": "Reset"},
+    }  # fmt: skip
+    base = {"metric": "m", "allowedLatenessSeconds": 300}
+    windows = [{"name": f, "function": f, "periodSeconds": 100} | base | more.get(f, {}) for f in functions]
+    windows += [
+        {"name": "Session", "function": "Sum", "gapSeconds": 20} | base,
+        {"name": "Sliding", "function": "Sum", "periodSeconds": 100, "slideSeconds": 50} | base,
+        {"name": "Two", "function": "Sum", "periodSeconds": 200, "source": "Sum", "metric": "m"},
+    ]
+    spec = {"name": "f", "topic": "f/{device}/m", "metrics": [{"name": "m"}], "outOfOrdernessSeconds": 5,
+            "windows": windows,
+            "thresholds": [{"name": "High", "metric": "m", "above": "8", "clear": "3"},
+                           {"name": "Held", "metric": "m", "below": "4", "forSeconds": 60}]}  # fmt: skip
+    before = [(t * 1000, t * 7 % 11 + 0.1) for t in range(0, 750, 10)]
+    before[20:20] = [(55_000, 2.5), (20_000, 9.0)]
+    before[60:60] = [(333_000, -4.25)]
+    after = [(740_000, 1.0), (755_000, 0.5), (391_000, 3.5), (701_500, 2.25), (471_500, 9.0), (830_000, 1.0),
+             (420_500, 7.0), (905_000, 2.0), (1_300_000, 0.0)]  # fmt: skip
+    plan = compile_metric(Fleet.model_validate(spec), "m")
+    stored = base64.b64decode((Path(__file__).parent / "samples" / "series-v2.base64").read_text())
+    state = decode(plan, stored)
+    found = process(plan, state, device="d", times=[t for t, _ in after], values=[v for _, v in after], now=NOW)
+
+    rows = [{"fleet": "f", "device": "d", "metric": "m", "time": t, "value": v} for t, v in before + after]
+    wanted = compute([spec], rows)
+    emitted = {(e.window, e.start): (e.value, e.count) for e in found if isinstance(e, Aggregate) and e.count}
+    assert {window for window, _ in emitted} == {window["name"] for window in windows}
+    results = {(window, start): (value, count) for window, _, start, value, count in wanted.aggregates}
+    near = {"Quantile": 0.01}
+    assert {k: (pytest.approx(results[k][0], rel=near.get(k[0], 1e-9)), results[k][1]) for k in emitted} == emitted
+    late = {(e.window, e.time) for e in found if isinstance(e, Late)}
+    assert late == {(window, time) for window, _, time, _ in wanted.late if time > 390_000}
+    assert all(e.reason == "LatenessExceeded" for e in found if isinstance(e, Late))
+    changes = {(e.threshold, e.state, e.time) for e in found if isinstance(e, Alert)}
+    assert changes == {(name, state, time) for name, _, state, time in wanted.alerts if time > 740_000}
 
 
 def test_memory_for_duplicates_is_bounded_by_the_lateness_horizon() -> None:

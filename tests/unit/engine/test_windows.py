@@ -80,6 +80,15 @@ def test_a_final_session_that_goes_on_is_emitted_as_not_final() -> None:
     assert results(series.send((40, 0))) == [(0, 22, 7, 3, 2)]
 
 
+def test_a_session_that_only_silence_has_closed_goes_on_without_a_word() -> None:
+    """A replay without the silence has one revision less; what it ends with must not lose against this."""
+    series = Series({"gapSeconds": 10, "allowedLatenessSeconds": 100}, idleSeconds=60)
+    series.send((0, 1), (5, 2))
+    assert results(close_idle(series.plan, series.state, device="d", now=NOW + 60_000)) == [(0, 15, 3, 2, 0)]
+    assert series.send((12, 4)) == []
+    assert results(series.send((40, 0))) == [(0, 22, 7, 3, 1)]
+
+
 @pytest.mark.parametrize(("date", "hours"), [("2024-03-31", 23), ("2024-10-27", 25), ("2024-07-01", 24)])
 def test_a_day_of_a_time_zone_has_the_hours_it_has_there(date: str, hours: int) -> None:
     zone = ZoneInfo("Europe/Athens")
@@ -217,15 +226,67 @@ def test_a_silent_rollup_closes_with_its_source_and_goes_on() -> None:
     assert results(series.send((20, 2), (7200, 4), (86400, 0)), "Day") == [(0, 86400, 7, 3, 1)]
 
 
-def test_a_changed_window_begins_anew_and_the_others_go_on() -> None:
-    kept = {"name": "Kept", "periodSeconds": 100}
-    before = Series(kept, {"periodSeconds": 100})
-    before.send((10, 1))
-    after = Series({"periodSeconds": 100, "function": "Mean"}, kept)
+def changed(before: Series, *windows: dict[str, Any], **extra: Any) -> Series:
+    """Returns a series of other windows that goes on from the state of one."""
+    after = Series(*windows, **extra)
     after.state = decode(after.plan, encode(before.plan, before.state))
-    found = after.send((20, 3), (100, 0))
-    assert results(found, "Kept") == [(0, 100, 4, 2, 0)]
-    assert results(found) == [(0, 100, 3, 1, 0)]
+    return after
+
+
+def late(emissions: list[Any], window: str = "W") -> list[tuple[int, float, str]]:
+    return [(e.time // 1000, e.late_by_seconds, e.reason) for e in emissions
+            if isinstance(e, Late) and e.window == window]  # fmt: skip
+
+
+CHANGES = [{"periodSeconds": 100, "function": "Mean"}, {"periodSeconds": 50}, {"calendar": "Day", "timeZone": "UTC"},
+           {"periodSeconds": 100, "slideSeconds": 50}, {"gapSeconds": 10}]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_window_leaves_the_results_so_far_and_begins_with_the_next(change: dict[str, Any]) -> None:
+    kept = {"name": "Kept", "periodSeconds": 100, "allowedLatenessSeconds": 1000}
+    before = Series(kept, {"periodSeconds": 100, "allowedLatenessSeconds": 1000})
+    final = results(before.send((10, 1), (20, 2), (100, 4)))
+    assert final == [(0, 100, 3, 2, 0)]
+    after = changed(before, change | {"allowedLatenessSeconds": 1_000_000}, kept)
+    found = after.send((30, 8), (90_000, 16), (180_000, 0))
+    assert results(found, "Kept")[:2] == [(0, 100, 11, 3, 1), (100, 200, 4, 1, 0)]
+    assert [(time, reason) for time, _, reason in late(found)] == [(30, "ResultStands")]
+    assert (
+        [start > 100 and count > 0 for start, _, _, count, _ in results(found)].count(True) == len(results(found)) > 0
+    )
+    again = changed(after, change | {"allowedLatenessSeconds": 1_000_000}, kept)
+    assert [reason for _, _, reason in late(again.send((95_000, 1), (40, 1)))] == ["ResultStands"]
+
+
+def test_a_window_that_gets_a_source_counts_nothing_twice() -> None:
+    day = {"name": "Day", "periodSeconds": 24 * HOUR, "allowedLatenessSeconds": 86400}
+    hour = {"name": "Hour", "periodSeconds": HOUR, "allowedLatenessSeconds": 86400}
+    before = Series(day, hour)
+    before.send(*[(number * 600, 1) for number in range(72)])
+    after = changed(before, day | {"source": "Hour"}, hour)
+    found = after.send(*[(number * 600, 1) for number in range(72, 145 + 144)])
+    assert results(found, "Day") == [(86400, 2 * 86400, 144, 144, 0)], "the first day began before the change"
+    assert late(found, "Day") == [], "a window with a source lists nothing itself"
+    raw = changed(after, day, hour)
+    found = raw.send(*[(number * 600, 1) for number in range(289, 4 * 144 + 1)])
+    assert results(found, "Day") == [(3 * 86400, 4 * 86400, 144, 144, 0)]
+    assert len(late(found, "Day")) == 3 * 144 - 289
+
+
+def test_a_change_of_the_source_begins_its_rollups_anew_too() -> None:
+    day = {"name": "Day", "periodSeconds": 24 * HOUR, "source": "Hour"}
+    hour = {"name": "Hour", "periodSeconds": HOUR, "allowedLatenessSeconds": 86400}
+    before = Series(day, hour)
+    before.send(*[(number * 600, 1) for number in range(70)])
+    after = changed(before, day, hour | {"periodSeconds": 2 * HOUR})
+    found = after.send(*[(number * 600, 1) for number in range(70, 2 * 144 + 1)])
+    assert results(found, "Day") == [(86400, 2 * 86400, 144, 144, 0)]
+
+
+def test_a_new_window_begins_with_the_readings_that_come() -> None:
+    after = changed(Series({"name": "Other", "periodSeconds": 100}), {"periodSeconds": 100})
+    assert results(after.send((10, 1), (100, 0))) == [(0, 100, 1, 1, 0)]
 
 
 SIZES = [

@@ -158,7 +158,7 @@ def test_with_the_fleets_clock_one_device_closes_the_windows_of_all_also_after_a
     assert [(e.device, e.late_by_seconds) for e in found if isinstance(e, Late)] == [("a", 0.0)]
 
 
-def test_a_series_that_stays_silent_is_retired_its_state_deleted_and_it_comes_back() -> None:
+def test_a_series_that_stays_silent_is_retired_and_forgotten_much_later_and_it_comes_back() -> None:
     fleet = FLEET.model_copy(update={"idle_seconds": 60, "series_ttl_seconds": 3600})
     subject = processor(fleet=fleet)
     subject.record(topic="r", partition=0, offset=0, value=readings(("a", 1_000)), now=1_000)
@@ -169,9 +169,16 @@ def test_a_series_that_stays_silent_is_retired_its_state_deleted_and_it_comes_ba
     subject.check(3_600_999)
     assert subject.take_states() == []
     subject.check(3_601_000)
+    ((_, _, rest),) = subject.take_states()
+    assert rest is not None
+    assert len(rest) < 80
+    month = 30 * 86_400_000
+    subject.check(month + 999)
+    assert subject.take_states() == []
+    subject.check(month + 1_000)
     assert subject.take_states() == [(0, table_key(0, "a", "m"), None)]
     assert len(subject.store) == 0
-    subject.record(topic="r", partition=0, offset=1, value=readings(("a", 20_000), ("a", 30_000)), now=4_000_000)
+    subject.record(topic="r", partition=0, offset=1, value=readings(("a", 20_000), ("a", 30_000)), now=month + 5_000)
     assert [e.start for e in subject.take_results()[0] if isinstance(e, Aggregate)] == [20_000]
     ((_, key, data),) = subject.take_states()
     assert key == table_key(0, "a", "m")
@@ -213,7 +220,7 @@ def test_silence_is_counted_from_when_the_backlog_had_been_read() -> None:
             subject.check(now, {})
         found += [(now - begin, type(emission).__name__) for emission in subject.take_results()[0]]
         # What has been silent for its time to live, and for the idle time since it could be heard, goes.
-        if not len(subject.store):
+        if any(series.look().retired for series in subject.store):
             break
     assert found[0] == (60_000, "Alert")
     assert (100_000, "Aggregate") in found
@@ -256,4 +263,73 @@ def test_what_was_silent_for_its_time_to_live_goes_though_workers_change_more_of
     again.check(since + 99_999, {0: (since, since + 99_999)})
     assert again.take_states() == []
     again.check(since + 100_000, {0: (since, since + 100_000)})
-    assert again.take_states() == [(0, table_key(0, "d", "m"), None)]
+    assert [series.look().retired for series in again.store] == [True]
+    stored = states(again)
+    month = 30 * 86_400_000
+    last = processor(stored, fleet)
+    last.look(10)
+    last.check(month, {0: (month, month)})
+    last.check(month + 99_999, {0: (month, month + 99_999)})
+    assert last.take_states() == []
+    last.check(month + 100_000, {0: (month, month + 100_000)})
+    assert last.take_states() == [(0, table_key(0, "d", "m"), None)]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_retired_series_that_comes_back_does_not_overwrite_what_was_final(restarted: bool) -> None:
+    """Half of a window's readings come, the series is retired, then the other half comes with the next window."""
+    fleet = FLEET.model_copy(update={"idle_seconds": 60, "series_ttl_seconds": 3600})
+    subject = processor(fleet=fleet)
+    subject.record(topic="r", partition=0, offset=0, value=readings(("a", 1_000), ("a", 5_000)), now=1_000)
+    stored = states(subject)
+    for now in (61_000, 3_601_000):
+        subject.check(now)
+        stored |= states(subject)
+    (final,) = [e for e in subject.take_results()[0] if isinstance(e, Aggregate)]
+    assert (final.start, final.count, final.revision) == (0, 2, 0)
+    if restarted:
+        subject = processor(stored, fleet)
+        subject.look(10)
+    subject.check(3_700_000)
+    late = readings(("a", 3_000), ("a", 6_000), ("a", 9_000), ("a", 12_000), ("a", 20_000))
+    subject.record(topic="r", partition=0, offset=1, value=late, now=4_000_000)
+    found = subject.take_results()[0]
+    assert [(e.start, e.count) for e in found if isinstance(e, Aggregate)] == [(10_000, 1)]
+    refused = [(e.time, e.late_by_seconds, e.reason) for e in found if isinstance(e, Late)]
+    assert refused == [(time, 0.0, "ResultStands") for time in (3_000, 6_000, 9_000)]
+    subject.take_states()
+    subject.check(4_060_000)
+    assert [(e.start, e.count) for e in subject.take_results()[0] if isinstance(e, Aggregate)] == [(20_000, 1)]
+
+
+def test_a_silent_series_is_not_closed_again_before_its_state_is_taken() -> None:
+    """Otherwise a crash would forget two revisions, and the fuller result of the replay would lose against them."""
+    silence = Threshold.model_validate({"name": "T", "metric": "m", "silentForSeconds": 90})
+    fleet = FLEET.model_copy(update={"idle_seconds": 60, "thresholds": [silence]})
+    subject = processor(fleet=fleet)
+    subject.record(topic="r", partition=0, offset=0, value=record(1_000), now=1_000)
+    subject.take_states()
+    subject.check(61_000)
+    subject.record(topic="r", partition=0, offset=1, value=record(2_000), now=62_000)
+    subject.check(200_000)
+    assert [e.count for e in subject.take_results()[0] if isinstance(e, Aggregate)] == [1]
+    subject.take_states()
+    subject.check(200_001)
+    assert [e.count for e in subject.take_results()[0] if isinstance(e, Aggregate)] == [2]
+
+
+def test_with_the_fleets_clock_a_session_that_goes_on_costs_no_entry_and_no_write_per_reading() -> None:
+    window = {"name": "W", "metric": "m", "function": "Sum", "gapSeconds": 100}
+    spec = {"name": "f", "topic": "f/{device}/m", "metrics": [{"name": "m"}], "windows": [window],
+            "lateness": {"clock": "Fleet"}}  # fmt: skip
+    subject = processor(fleet=Fleet.model_validate(spec))
+    for second in range(1_000):
+        subject.record(topic="r", partition=0, offset=second, value=readings(("a", second * 1000)), now=1)
+    (clock,) = subject._clocks.values()
+    assert len(clock) == 1
+    subject.take_states()
+    subject.record(topic="r", partition=0, offset=1_000, value=readings(("b", 1_050_000)), now=1)
+    assert [key for _, key, _ in subject.take_states()] == [table_key(0, "b", "m"), table_key(0, "", "")]
+    assert subject.take_results()[0] == []
+    subject.record(topic="r", partition=0, offset=1_001, value=readings(("b", 1_099_000)), now=1)
+    assert [(e.device, e.count) for e in subject.take_results()[0] if isinstance(e, Aggregate)] == [("a", 1_000)]

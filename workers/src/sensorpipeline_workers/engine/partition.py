@@ -39,6 +39,10 @@ class PartitionClock(Generic[Key]):
         self._entered: dict[Key, int] = {}
         self._number = 0
 
+    def __len__(self) -> int:
+        """Returns how many entries wait."""
+        return len(self._waiting)
+
     def group(self, offset: int, readings: Iterable[Reading]) -> dict[Series, Judged]:
         """Takes a record in: moves the clock, and returns the readings of each series with the clock before each."""
         if self._offset < 0:
@@ -61,14 +65,17 @@ class PartitionClock(Generic[Key]):
         return groups
 
     def wait(self, key: Key, until: int) -> None:
-        """Says until when (`SeriesState.clock_limit`) a series has nothing to emit."""
-        if until < FAR and self._entered.get(key) != until:
+        """Says until when (`SeriesState.clock_limit`) a series has nothing to emit. A time that moves away, as with
+        every reading of a session, costs nothing: the series is woken at the earlier one."""
+        entered = self._entered.get(key)
+        if until < FAR and (entered is None or until < entered):
             self._entered[key] = until
             self._number += 1
             heapq.heappush(self._waiting, (until, self._number, key))
 
     def due(self) -> Iterator[Key]:
-        """Yields the series whose time has come; `advance` each and let it `wait` again."""
+        """Yields the series whose time may have come; `advance` each that has something to emit, and let each `wait`
+        again."""
         while self._waiting and self._waiting[0][0] <= self.newest:
             until, _, key = heapq.heappop(self._waiting)
             if self._entered.get(key) == until:

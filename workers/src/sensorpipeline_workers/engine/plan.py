@@ -15,6 +15,8 @@ from sensorpipeline_workers.engine import panes
 from sensorpipeline_workers.engine.calendars import CalendarBounds
 from sensorpipeline_workers.engine.numbers import finite, slope
 
+_LEAST_REMEMBERED = 30 * 86_400_000
+
 Bounds = Callable[[int], tuple[int, int]]
 """From a time to start and end of the window that holds it."""
 
@@ -33,8 +35,8 @@ class WindowPlan:
     """One window. `make` makes an empty pane from start and end; `result` gives a pane's value, or None when it has
     none yet; for Difference it takes the last value before the pane, too, and `compared` is set. `update` is how often
     an open window is emitted, 0 for never; `keep` how long after its end a pane is kept; `source` is the place of the
-    window that a rollup reads; stored panes of another `signature` cannot be gone on with. `unit` is that of the
-    results."""
+    window that a rollup reads; stored panes of another `signature` cannot be gone on with (`former_signature`: of that
+    one, in states of version 2, which said nothing of sources). `unit` is that of the results."""
 
     name: str
     kind: Kind
@@ -50,6 +52,7 @@ class WindowPlan:
     update: int
     source: int
     signature: str
+    former_signature: str
     unit: str
 
 
@@ -80,7 +83,8 @@ class MetricPlan:
     """What is computed from each series of one metric. `horizon` is how far back, from the newest reading (of the
     partition, with the fleet's clock), a window can still accept a reading; duplicates are recognised within it.
     `plain` says that a reading in order concerns the panes alone: no thresholds, no sessions, not the fleet's clock.
-    Rollups stand after the windows they read."""
+    `forgotten` is the silence after which nothing is left of a retired series, either. Rollups stand after the windows
+    they read."""
 
     fleet: str
     metric: str
@@ -90,6 +94,7 @@ class MetricPlan:
     idle: int
     horizon: int
     ttl: int
+    forgotten: int
     fleet_clock: bool
     watches_silence: bool
     plain: bool
@@ -110,6 +115,7 @@ def compile_metric(fleet: Fleet, metric: str) -> MetricPlan:
         idle=fleet.idle_seconds * 1000,
         horizon=max(reach, default=0),
         ttl=fleet.series_ttl_seconds * 1000,
+        forgotten=max(10 * fleet.series_ttl_seconds * 1000, _LEAST_REMEMBERED),
         fleet_clock=fleet.lateness.clock is Clock.FLEET,
         plain=not (
             fleet.lateness.clock is Clock.FLEET
@@ -146,7 +152,10 @@ def _windows(windows: list[Window], unit: str) -> tuple[WindowPlan, ...]:
             if window.source is not None:
                 place = places[window.source]
                 lateness = plans[place].lateness
-                plan = replace(plan, kind=Kind.ROLLUP, source=place, lateness=lateness, keep=lateness)
+                signature = _signature(f"{plan.signature} {window.source} {plans[place].signature}")
+                plan = replace(
+                    plan, kind=Kind.ROLLUP, source=place, lateness=lateness, keep=lateness, signature=signature
+                )
             plans.append(plan)
         left = [window for window in left if window not in ready]
     return tuple(plans)
@@ -181,9 +190,14 @@ def _window(window: Window, unit: str) -> WindowPlan:
         keep=lateness + gap,
         update=(window.emit_seconds or 0) * 1000 if window.emit is Emit.UPDATES else 0,
         source=-1,
-        signature=f"{crc32(f'{shape} {content}'.encode()):08x}",
+        signature=_signature(f"{shape} {content}"),
+        former_signature=_signature(f"{shape} {content}"),
         unit=window_unit(window.function, unit),
     )
+
+
+def _signature(definition: str) -> str:
+    return f"{crc32(definition.encode()):08x}"
 
 
 def _aligned(period: int, time: int) -> tuple[int, int]:

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 from sensorpipeline_workers.engine import sessions, thresholds, windows
 from sensorpipeline_workers.engine.plan import Kind, MetricPlan, Watch
-from sensorpipeline_workers.engine.state import FAR, SeriesState
+from sensorpipeline_workers.engine.seen import Seen
+from sensorpipeline_workers.engine.state import FAR, AlertState, SeriesState
 from sensorpipeline_workers.engine.windows import Emissions, Emitter
 
 
@@ -63,6 +64,8 @@ def advance(plan: MetricPlan, state: SeriesState, *, device: str, clock: int) ->
 
 def next_due(plan: MetricPlan, state: SeriesState) -> int:
     """Returns the value of the fleet's clock at which `advance` has something to emit; FAR for none."""
+    if state.retired:
+        return FAR
     _refresh(plan, state)
     return state.clock_limit
 
@@ -71,7 +74,7 @@ def close_idle(plan: MetricPlan, state: SeriesState, *, device: str, now: int) -
     """Emits what a series' silence causes: open windows after the fleet's idle time, alerts on silence after theirs."""
     silence = now - state.last_seen
     emit = Emitter(plan, device, [])
-    if state.newest < 0:
+    if state.newest < 0 or state.retired:
         return emit.out
     if silence >= plan.idle:
         _close_all(plan, state, emit)
@@ -80,24 +83,43 @@ def close_idle(plan: MetricPlan, state: SeriesState, *, device: str, now: int) -
 
 
 def is_expired(plan: MetricPlan, state: SeriesState, *, now: int) -> bool:
-    """Whether a series has been silent for the fleet's time to live: `retire` it and delete its state."""
-    return plan.ttl > 0 and state.newest >= 0 and now - state.last_seen >= plan.ttl
+    """Whether a series has been silent for the fleet's time to live: `retire` it."""
+    return plan.ttl > 0 and state.newest >= 0 and not state.retired and now - state.last_seen >= plan.ttl
+
+
+def is_forgotten(plan: MetricPlan, state: SeriesState, *, now: int) -> bool:
+    """Whether a retired series has been silent for so long that its state is deleted."""
+    return state.retired and now - state.last_seen >= plan.forgotten
 
 
 def retire(plan: MetricPlan, state: SeriesState, *, device: str) -> Emissions:
-    """Emits what there is to say of a series before its state is deleted: its open windows, active alerts resolved."""
+    """Emits what there is to say of a series that has gone: its open windows, active alerts resolved. Little is left of
+    its state: the results so far stand, so if it comes back, what is for windows that start before is listed as late,
+    and a Difference goes on from its last value."""
     emit = Emitter(plan, device, [])
     _close_all(plan, state, emit)
     for threshold, alert in zip(plan.thresholds, state.alerts, strict=True):
         if alert.active:
             alert.active, alert.since = False, None
             thresholds.transition(emit, threshold, active=False, time=state.newest, value=state.value)
+    state.retired, state.seen = True, Seen()
+    state.alerts = [AlertState() for _ in plan.thresholds]
+    for window in state.windows:
+        if window.panes and window.plan.compared:
+            window.dropped, window.dropped_last = True, window.panes[-1].last
+        window.panes.clear()
+        window.starts.clear()
+        window.refuse_to(state.newest)
+    state.current, state.sessions = [], []
+    state.limit = state.clock_limit = -1
     return emit.out
 
 
 def next_check(plan: MetricPlan, state: SeriesState) -> int:
     """Returns the earliest time by the clock at which `close_idle` or `is_expired` can have something to say of a
-    series that stays silent; FAR for never."""
+    series that stays silent, or `is_forgotten` of one that is retired; FAR for never."""
+    if state.retired:
+        return state.last_seen + plan.forgotten
     waits = [plan.ttl] if plan.ttl else []
     if any(not pane.closed for window in state.windows for pane in window.panes):
         waits.append(plan.idle)
@@ -180,7 +202,8 @@ def _slice(
 
 def _one(plan: MetricPlan, state: SeriesState, time: int, value: float, clock: int, emit: Emitter) -> None:
     """Takes one reading in, whatever it is. `clock` is the newest time before it."""
-    emit.stale = False
+    emit.stale = state.retired
+    state.retired = False
     if clock > state.clock:
         _advance(plan, state, clock, emit)
     newer = time > state.newest

@@ -6,8 +6,8 @@ touch it.
 
 A session is known by its start. When an accepted reading gives a session an earlier start, or joins two of them, the
 start that is no more is taken back: an emission with count 0 and the next revision, whether it was emitted or not,
-since an emission by the clock may have been forgotten in a crash. A session that was final and goes on is emitted as
-not final.
+since an emission by the clock may have been forgotten in a crash. A session that the watermark had made
+final and that goes on is emitted as not final; one that silence had closed goes on without a word, as all windows do.
 """
 
 from bisect import bisect_right
@@ -23,7 +23,7 @@ def add(window: WindowState, *, time: int, value: float, judged: int, watermark:
     """Takes a reading into its session, or lists it as late."""
     plan, panes, starts = window.plan, window.panes, window.starts
     end = time + plan.gap
-    if watermark >= end + plan.lateness:
+    if watermark >= end + plan.lateness or time <= window.barrier:
         emit.late(plan, time, value, watermark - end)
         return
     place = bisect_right(starts, time)
@@ -46,9 +46,10 @@ def add(window: WindowState, *, time: int, value: float, judged: int, watermark:
         panes.insert(place, pane)
         starts.insert(place, time)
     emit.stale = True
+    final = pane.closed and pane.end <= judged
     pane.add(time, value)
     pane.end = max(pane.end, end)
-    continued = pane.closed and pane.end > judged
+    continued = final and pane.end > judged
     settle(window, pane, before=None, judged=judged, emit=emit)
     if continued:
         report(window, pane, emit, final=False)

@@ -2,7 +2,8 @@
 
 Times are event times in milliseconds since the epoch, except `last_seen`, which is by the clock. A state belongs to a
 plan: windows and alerts stand in the plan's order. In the binary form they stand by name, so a state outlives a change
-of the fleet: what is no longer asked for is dropped, and a window whose shape or function has changed begins anew.
+of the fleet: what is no longer asked for is dropped, and a window whose shape, function or source has changed begins
+anew with the first one that starts after all readings so far, since the results of those before stand.
 """
 
 from array import array
@@ -15,7 +16,9 @@ from sensorpipeline_workers.engine.panes import AnyPane, Times, Values
 from sensorpipeline_workers.engine.plan import MetricPlan, WindowPlan
 from sensorpipeline_workers.engine.seen import Seen
 
-VERSION = 2
+VERSION = 3
+_FIRST_LIKE_IT = 2
+"""From this version on the form differs by what is missing at the end."""
 FAR = 1 << 62
 """Beyond every time."""
 
@@ -23,9 +26,10 @@ FAR = 1 << 62
 class WindowState:
     """The live panes of one window in the order of time, `starts` beside them for searching; what Difference needs of
     the last pane that was dropped; `tick` counts the update intervals that have passed, -1 before the first reading;
-    `children` are the rollups that read this window."""
+    `children` are the rollups that read this window. Panes that start at or before `barrier` are refused: results of
+    theirs that the state knows nothing of stand."""
 
-    __slots__ = ("children", "dropped", "dropped_last", "panes", "plan", "starts", "tick")
+    __slots__ = ("barrier", "children", "dropped", "dropped_last", "panes", "plan", "starts", "tick")
 
     def __init__(self, plan: WindowPlan) -> None:
         self.plan = plan
@@ -34,7 +38,13 @@ class WindowState:
         self.dropped = False
         self.dropped_last = 0.0
         self.tick = -1
+        self.barrier = -FAR
         self.children: list[WindowState] = []
+
+    def refuse_to(self, newest: int) -> None:
+        """Lets the results of all panes that start up to `newest` stand."""
+        if newest >= 0:
+            self.barrier = newest
 
 
 class AlertState(msgspec.Struct, array_like=True):
@@ -47,14 +57,15 @@ class AlertState(msgspec.Struct, array_like=True):
 class SeriesState:
     """One series. `offset` is the last Kafka offset whose readings are in it; `newest` is its newest reading's time, -1
     for none, and `value` that reading's value; `clock` is the event time by which its windows were judged last.
+    `retired` says that silence has ended it: what is left keeps its results from being overwritten if it comes back.
 
     Not stored: readings in order and before `limit` go into the panes `current` (`sessions` are those of them whose end
     they move, with the gap), as long as the clock is before `clock_limit`, where a window is to be emitted.
     """
 
     __slots__ = (
-        "alerts", "clock", "clock_limit", "current", "last_seen", "limit", "newest", "offset", "seen", "sessions",
-        "value", "windows",
+        "alerts", "clock", "clock_limit", "current", "last_seen", "limit", "newest", "offset", "retired", "seen",
+        "sessions", "value", "windows",
     )  # fmt: skip
 
     def __init__(self, plan: MetricPlan) -> None:
@@ -62,6 +73,7 @@ class SeriesState:
         self.newest = -1
         self.clock = -1
         self.last_seen = 0
+        self.retired = False
         self.value = 0.0
         self.seen = Seen()
         self.windows = [WindowState(window) for window in plan.windows]
@@ -75,7 +87,15 @@ class SeriesState:
 
 
 _Seen = tuple[int, int, int, list[int], list[int], list[int], bytes]
-_Window = tuple[str, list[AnyPane], bool, float, int]
+
+
+class _Window(msgspec.Struct, array_like=True):
+    signature: str
+    panes: list[AnyPane]
+    dropped: bool
+    dropped_last: float
+    tick: int
+    barrier: int = -1
 
 
 class _Stored(msgspec.Struct, array_like=True):
@@ -88,6 +108,7 @@ class _Stored(msgspec.Struct, array_like=True):
     seen: _Seen
     windows: dict[str, _Window]
     alerts: dict[str, AlertState]
+    retired: bool = False
 
 
 def _plain(value: Any) -> Any:
@@ -114,12 +135,15 @@ class StateVersionError(Exception):
 
 def encode(plan: MetricPlan, state: SeriesState) -> bytes:
     """Returns the binary form of a state."""
-    windows = {w.plan.name: (w.plan.signature, w.panes, w.dropped, w.dropped_last, w.tick) for w in state.windows}
+    windows = {
+        w.plan.name: (w.plan.signature, w.panes, w.dropped, w.dropped_last, w.tick, max(-1, w.barrier))
+        for w in state.windows
+    }
     alerts = {threshold.name: alert for threshold, alert in zip(plan.thresholds, state.alerts, strict=True)}
     return _encoder.encode(
         (
             VERSION, state.offset, state.newest, state.clock, state.last_seen, state.value, state.seen.dump(), windows,
-            alerts,
+            alerts, state.retired,
         )
     )  # fmt: skip
 
@@ -132,7 +156,7 @@ def decode(plan: MetricPlan, data: bytes) -> SeriesState:
         version = state_v1.VERSION if state_v1.is_mine(data) else msgspec.msgpack.decode(data)[0]
         if version == state_v1.VERSION:
             _upgrade(plan, state, state_v1.decode(data))
-        elif version == VERSION:
+        elif _FIRST_LIKE_IT <= version <= VERSION:
             _fill(plan, state, _decoder.decode(data))
         else:
             raise StateVersionError(f"series state has version {version}, this engine reads 1 to {VERSION}")
@@ -144,11 +168,19 @@ def decode(plan: MetricPlan, data: bytes) -> SeriesState:
 def _fill(plan: MetricPlan, state: SeriesState, stored: _Stored) -> None:
     state.offset, state.newest, state.clock = stored.offset, stored.newest, stored.clock
     state.last_seen, state.value, state.seen = stored.last_seen, stored.value, Seen.load(stored.seen)
+    state.retired = stored.retired
     for window in state.windows:
         found = stored.windows.get(window.plan.name)
-        if found is not None and found[0] == window.plan.signature:
-            _, window.panes, window.dropped, window.dropped_last, window.tick = found
+        if found is None:
+            continue
+        wanted = window.plan.signature if stored.version >= VERSION else window.plan.former_signature
+        if found.signature == wanted:
+            window.panes, window.tick = found.panes, found.tick
+            window.dropped, window.dropped_last = found.dropped, found.dropped_last
             window.starts = [pane.start for pane in window.panes]
+            window.barrier = found.barrier if found.barrier >= 0 else -FAR
+        else:
+            window.refuse_to(stored.newest)
     state.alerts = [stored.alerts.get(threshold.name, AlertState()) for threshold in plan.thresholds]
 
 

@@ -12,7 +12,7 @@ closed pane still accepts.
 from bisect import bisect_left
 from typing import Any
 
-from sensorpipeline_api.records import Aggregate, Alert, Late
+from sensorpipeline_api.records import Aggregate, Alert, Late, LateReason
 
 from sensorpipeline_workers.engine.plan import Kind, MetricPlan, WindowPlan
 from sensorpipeline_workers.engine.state import WindowState
@@ -43,8 +43,11 @@ class Emitter:
         )  # fmt: skip
 
     def late(self, window: WindowPlan, time: int, value: float, late_by: int) -> None:
-        """Lists a reading that a window refused."""
-        self.out.append(Late(self.plan.fleet, self.device, self.plan.metric, time, value, window.name, late_by / 1000))
+        """Lists a reading that a window refused: for its lateness or, when it is not late enough for that, because the
+        window's result stands (`WindowState.barrier`)."""
+        reason = LateReason.LATENESS_EXCEEDED if late_by >= window.lateness else LateReason.RESULT_STANDS
+        plan, late = self.plan, max(0, late_by) / 1000
+        self.out.append(Late(plan.fleet, self.device, plan.metric, time, value, window.name, late, reason.value))
 
 
 def add(window: WindowState, *, time: int, value: float, judged: int, watermark: int, emit: Emitter) -> None:
@@ -55,7 +58,7 @@ def add(window: WindowState, *, time: int, value: float, judged: int, watermark:
         _add_hopping(window, time, value, judged, watermark, emit)
         return
     start, end = plan.bounds(time)
-    if watermark >= end + plan.lateness:
+    if watermark >= end + plan.lateness or start <= window.barrier:
         emit.late(plan, time, value, watermark - end)
         return
     _accept(window, start, end, time, value, judged, emit)
@@ -69,7 +72,7 @@ def _add_hopping(window: WindowState, time: int, value: float, judged: int, wate
     refused = None
     for start in reversed(starts):
         end = start + plan.period
-        if watermark < end + plan.lateness:
+        if watermark < end + plan.lateness and start > window.barrier:
             _accept(window, start, end, time, value, judged, emit)
         elif refused is None:
             refused = watermark - end
@@ -83,7 +86,9 @@ def _accept(window: WindowState, start: int, end: int, time: int, value: float, 
     pane.add(time, value)
     if pane.merged:
         for child in window.children:
-            _accept(child, *child.plan.bounds(time), time, value, judged, emit)
+            start, end = child.plan.bounds(time)
+            if start > child.barrier:
+                _accept(child, start, end, time, value, judged, emit)
     settle(window, pane, before=before, judged=judged, emit=emit)
 
 
@@ -103,17 +108,26 @@ def _pane(window: WindowState, start: int, end: int, emit: Emitter) -> Any:
 
 def settle(window: WindowState, pane: Any, *, before: float | None, judged: int, emit: Emitter) -> None:
     """After a change to a pane: opens it again, or emits it when it should have been final already. `before` is the
-    last value that the next window's Difference was worked out from."""
-    if pane.end > judged:
-        if pane.closed:
-            pane.closed = False
-            emit.stale = True
-        return
-    _finish(window, pane, judged, emit)
+    last value that the next window's Difference was worked out from: if that has changed, so has the Difference."""
+    if pane.end <= judged:
+        _finish(window, pane, judged, emit)
+    elif pane.closed:
+        _reopen(pane, emit)
     if window.plan.compared and pane.last != before:
         after = bisect_left(window.starts, pane.start) + 1
         if after < len(window.panes) and window.panes[after].closed:
-            report(window, window.panes[after], emit, final=True)
+            following = window.panes[after]
+            if following.end <= judged:
+                report(window, following, emit, final=True)
+            else:
+                _reopen(following, emit)
+
+
+def _reopen(pane: Any, emit: Emitter) -> None:
+    """Takes back that silence has closed a pane: it is emitted again when the watermark or the next silence closes
+    it. Nothing is emitted now, so that one silence costs one revision (see Processor.check)."""
+    pane.closed = False
+    emit.stale = True
 
 
 def close(window: WindowState, *, judged: int, watermark: int, emit: Emitter) -> None:
@@ -170,7 +184,10 @@ def _finish(window: WindowState, pane: Any, judged: int, emit: Emitter) -> None:
 
 def _absorb(window: WindowState, source: Any, judged: int, emit: Emitter) -> None:
     """Takes the content of a pane of the source in."""
-    pane = _pane(window, *window.plan.bounds(source.start), emit)
+    start, end = window.plan.bounds(source.start)
+    if start <= window.barrier:
+        return
+    pane = _pane(window, start, end, emit)
     before = pane.last if window.plan.compared and pane.count else None
     pane.merge(source)
     if pane.merged:

@@ -32,6 +32,7 @@ from sensorpipeline_workers.engine.series import (
     advance,
     close_idle,
     is_expired,
+    is_forgotten,
     next_check,
     next_due,
     process,
@@ -57,6 +58,7 @@ class Processor:
         self._plans = compile_fleet(configuration.fleet)
         self.store = Store(self._plans)
         self._dirty: dict[Series, None] = {}
+        self._told: dict[Series, None] = {}
         self._retired: dict[tuple[int, bytes], None] = {}
         self._shared_clock = configuration.fleet.lateness.clock is Clock.FLEET
         self._clocks: defaultdict[int, PartitionClock[Series]] = defaultdict(PartitionClock)
@@ -91,6 +93,7 @@ class Processor:
             lost |= self.store.drop(partition)
             self._clocks.pop(partition, None)
         self._dirty = {series: None for series in self._dirty if series.partition not in partitions}
+        self._told = {series: None for series in self._told if series.partition not in partitions}
         self._retired = {key: None for key in self._retired if key[0] not in partitions}
         self._unseen = deque(series for series in self._unseen if series.partition not in partitions)
         self._schedule = [entry for entry in self._schedule if entry[2].partition not in partitions]
@@ -109,6 +112,7 @@ class Processor:
         is stored: their partitions must be loaded again before anything of them is written."""
         self._emissions.clear()
         self._dirty.clear()
+        self._told.clear()
         self._retired.clear()
 
     def record(self, *, topic: str, partition: int, offset: int, value: bytes | None, now: int) -> None:
@@ -151,8 +155,10 @@ class Processor:
             clock.wait(series, state.clock_limit)
         for series in clock.due():
             state = series.live()
-            self._dirty[series] = None
-            self._emissions += advance(series.plan, state, device=series.device, clock=clock.newest)
+            emitted = advance(series.plan, state, device=series.device, clock=clock.newest)
+            if emitted:
+                self._dirty[series] = None
+                self._emissions += emitted
             clock.wait(series, state.clock_limit)
 
     def look(self, limit: int) -> dict[tuple[str, str], bool]:
@@ -172,35 +178,45 @@ class Processor:
     def check(self, now: int, known: Mapping[int, tuple[int, int]] | None = None) -> None:
         """Closes the open windows of our silent series, and retires those that have been silent for too long. `known`
         says for each partition from when until when all that was published has been read (see progress.py): silence
-        is what lies between, since a reading that waits in Kafka is none. Without it, all has been read."""
+        is what lies between, since a reading that waits in Kafka is none. Without it, all has been read.
+
+        What silence has closed is not closed again before the state is taken: after a crash, a replay without the
+        silence has one revision less at most, so the fuller result has at least the same (docs/decisions/0004)."""
         while self._schedule and self._schedule[0][0] <= now:
             time, _, series = heapq.heappop(self._schedule)
             if series.check != time:
                 continue  # an earlier check has taken its place
             series.check = 0
+            if series in self._told:
+                continue  # `take_states` puts it back
             since, until = (0, now) if known is None else known.get(series.partition, (0, 0))
             if until < now - GAP:
                 self._put(series, now + GAP)
                 continue
             state = series.look()
             if _due(series.plan, state, since) <= until:
+                could_speak = until - since >= series.plan.idle
+                if could_speak and is_forgotten(series.plan, state, now=until):
+                    self._forget(series)
+                    continue
                 shift = max(0, since - state.last_seen)
                 emitted = close_idle(series.plan, series.live(), device=series.device, now=until - shift)
                 if emitted:
                     self._emissions += emitted
                     self._dirty[series] = None
-                if until - since >= series.plan.idle and is_expired(series.plan, series.live(), now=until):
-                    self._retire(series)
-                    continue
+                if any(isinstance(emission, Aggregate) for emission in emitted):
+                    self._told[series] = None
+                if could_speak and is_expired(series.plan, series.live(), now=until):
+                    self._emissions += retire(series.plan, series.live(), device=series.device)
+                    self._clocks[series.partition].forget(series)
+                    self._dirty[series] = self._told[series] = None
             due = _due(series.plan, series.look(), since)
             if due < FAR:
                 self._put(series, max(now + 1, due + now - until))
 
-    def _retire(self, series: Series) -> None:
-        """Says what there is to say of a series, and forgets it; its state is deleted at the next flush."""
-        self._emissions += retire(series.plan, series.live(), device=series.device)
+    def _forget(self, series: Series) -> None:
+        """Forgets a series that was retired long ago; its state is deleted at the next flush."""
         self.store.remove(series)
-        self._clocks[series.partition].forget(series)
         self._dirty.pop(series, None)
         self._retired[series.partition, series.key] = None
 
@@ -211,13 +227,14 @@ class Processor:
 
     def take_states(self) -> list[tuple[int, bytes, bytes | None]]:
         """Returns (partition, key, data) of the series that have changed since the last call; None: to be deleted. A
-        retired series that has come back stands after its own deletion."""
+        forgotten series that has come back stands after its own deletion."""
         dirty, self._dirty = self._dirty, {}
+        self._told.clear()
         retired, self._retired = self._retired, {}
         out: list[tuple[int, bytes, bytes | None]] = [(partition, key, None) for partition, key in retired]
         for series in dirty:
             out.append((series.partition, series.key, self.store.encode(series)))
-            self._plan_check(series, series.live())
+            self._plan_check(series, series.look())
         if self._shared_clock:
             out += [(partition, clock_key(partition), clock.flush()) for partition, clock in self._clocks.items()]
         return out
@@ -253,4 +270,4 @@ def _due(plan: MetricPlan, state: SeriesState, since: int) -> int:
     if time >= FAR:
         return FAR
     wait = time - state.last_seen
-    return max(time, since + (min(wait, plan.idle) if wait == plan.ttl else wait))
+    return max(time, since + (min(wait, plan.idle) if wait in {plan.ttl, plan.forgotten} else wait))

@@ -94,8 +94,11 @@ class Store:
         self.bytes -= series.size
 
     def encode(self, series: Series) -> bytes:
-        """Returns the stored form of a live series."""
-        data = encode(series.plan, series.live())
+        """Returns the stored form of a live series; a retired one is not kept alive."""
+        state = series.live()
+        data = encode(series.plan, state)
+        if state.retired:
+            series.state, series.data = None, data
         self.bytes += len(data) - series.size
         series.size = len(data)
         return data
