@@ -77,15 +77,22 @@ class KafkaTopics:
 
     async def keep(self, names: Names, topics: list[Topic], *, password: str, incarnation: str) -> int:
         """Creates what is missing and changes what differs; returns how many topics it created. `incarnation` changes
-        with the cluster. Raises NotReadyError when Kafka does not answer, TopicDiffersError when a topic cannot be made
-        as it should be."""
+        with the cluster. Raises NotReadyError when Kafka does not answer and was never seen to have them,
+        TopicDiffersError when a topic cannot be made as it should be."""
         now = self._clock()
         self._leaving = [(since, client) for since, client in self._leaving if now - since < LEAVE_SECONDS]
         kept = self._kept.get(names)
         same = kept is not None and (kept.topics, kept.incarnation) == (topics, incarnation)
         if same and kept is not None and now - kept.since < VERIFY_SECONDS:
             return 0
-        created = await self._calls.run(_key(names), keep_topics, self._client(names, password), topics)
+        try:
+            created = await self._calls.run(_key(names), keep_topics, self._client(names, password), topics)
+        except TopicDiffersError:
+            raise
+        except NotReadyError:
+            if not same:
+                raise
+            return 0  # they were there; whether Kafka answers is for the look at its volumes to say
         self._kept[names] = _Kept(topics, incarnation, now)
         return created
 

@@ -132,6 +132,24 @@ async def test_a_topic_that_is_lost_is_created_again_without_a_restart(admin: Fa
     assert await keeping(subject) == 1
 
 
+@pytest.mark.usefixtures("clients")
+async def test_a_kafka_that_does_not_answer_lacks_topics_only_if_they_were_never_seen(admin: FakeAdmin) -> None:
+    clock = Clock()
+    subject = KafkaTopics(KafkaCalls(), clock=clock)
+    error = KafkaException(KafkaError(KafkaError._TIMED_OUT))
+    admin.error = error
+    with pytest.raises(NotReadyError):
+        await keeping(subject)
+    admin.error = None
+    await keeping(subject)
+    clock.now += VERIFY_SECONDS
+    admin.error = error
+    assert await keeping(subject) == 0
+    admin.error = None
+    admin.topics.clear()
+    assert await keeping(subject) == 1, "it is asked again at the next visit"
+
+
 @pytest.mark.parametrize("change", [{"incarnation": "two"}, {}])
 @pytest.mark.usefixtures("clients")
 async def test_kafka_is_asked_at_once_when_the_cluster_is_another(admin: FakeAdmin, change: dict[str, str]) -> None:
