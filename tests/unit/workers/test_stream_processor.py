@@ -67,6 +67,23 @@ def test_a_record_that_the_state_holds_changes_nothing() -> None:
     assert again.take_states() == []
 
 
+def test_a_partition_goes_on_behind_what_its_states_hold() -> None:
+    subject = processor()
+    assert subject.position(0) is None
+    subject.record(topic="r", partition=0, offset=5, value=record(1, 11_000), now=1)
+    subject.record(topic="r", partition=0, offset=6, value=b"nonsense", now=1)
+    stored = states(subject) | {key: data for _, key, data in subject.take_positions()}
+    assert subject.take_positions() == []
+    again = processor(stored)
+    assert again.position(0) == 7
+    assert len(again.store) == 1
+    again.record(topic="r", partition=0, offset=6, value=b"nonsense", now=1)
+    assert again.take_results() == ([], [])
+    assert again.take_positions() == []
+    again.drop({0})
+    assert again.position(0) is None
+
+
 def test_a_state_is_written_once_per_flush_under_its_partition() -> None:
     subject = processor()
     for offset in range(10):

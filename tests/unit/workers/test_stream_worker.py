@@ -4,10 +4,13 @@ import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError
+from faust.transport.drivers import aiokafka
+from faust.types import TP
 from prometheus_client import REGISTRY
 from sensorpipeline_api.configuration import KafkaConnection, Topics, WorkerConfiguration
 from sensorpipeline_api.spec import Fleet
@@ -16,7 +19,9 @@ from sensorpipeline_workers.stream import app as app_module
 from sensorpipeline_workers.stream import table as table_module
 from sensorpipeline_workers.stream import writer as writer_module
 from sensorpipeline_workers.stream.app import StreamWorker
+from sensorpipeline_workers.stream.application import Consumer
 from sensorpipeline_workers.stream.processor import Processor
+from sensorpipeline_workers.stream.store import position_key
 from sensorpipeline_workers.stream.writer import MAXIMUM_MESSAGE_BYTES, WriteError, Writer
 
 FLEET = Fleet.model_validate({
@@ -238,6 +243,7 @@ class Record:
 
     def __init__(self, offset: int) -> None:
         self.topic, self.partition, self.offset, self.timestamp = "r", 0, offset, 0.0
+        self.tp, self.acked = TP("r", 0), False
         self.value: Any = b'[{"device":"d%d","metric":"m","time":1,"value":9}]' % offset
         self.message = self
 
@@ -277,3 +283,66 @@ def test_what_is_read_is_bounded_while_kafka_takes_nothing_and_goes_on_when_it_d
     asyncio.run(run())
     assert stream.taken == 10 * taken
     assert len({key for topic, _, key, _ in written if topic == "t"}) == 10 * taken
+
+
+class Reading:
+    """Faust's consumer and Kafka, as far as `_work` sees them: records by offset, some passed over at first."""
+
+    def __init__(self, worker: StreamWorker, monkeypatch: pytest.MonkeyPatch, *, first: int, order: list[int]) -> None:
+        self._worker, self._order, self.first = worker, order, first
+        self.sought: list[int] = []
+        monkeypatch.setattr(worker._offsets, "ask", lambda partitions: dict.fromkeys(partitions, (first, 100)))
+        monkeypatch.setattr(type(worker.app), "consumer", SimpleNamespace(seek=self._seek))
+        self.events = [Record(offset) for offset in order]
+
+    async def _seek(self, tp: TP, offset: int) -> None:
+        self.sought.append(offset)
+        self.events += [Record(number) for number in range(offset, max(self._order) + 1)]
+
+    async def events_(self) -> AsyncIterator[Any]:
+        while self.events:
+            yield self.events.pop(0)
+
+    def run(self) -> list[int]:
+        """Returns the offsets that were taken in."""
+        stream = SimpleNamespace(noack=lambda: SimpleNamespace(events=self.events_))
+        asyncio.run(self._worker._work(stream))
+        return [event.message.offset for event in self._worker._unflushed]
+
+
+def test_records_that_were_passed_over_are_asked_for_again_and_taken_in_order(
+    worker: StreamWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = Reading(worker, monkeypatch, first=0, order=[3, 4, 7, 8, 9])
+    assert reading.run() == [3, 4, 5, 6, 7, 8, 9]
+    assert reading.sought == [5]
+    assert len(worker._processor.store) == 7
+
+
+def test_records_that_kafka_has_deleted_hold_nothing_up(worker: StreamWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+    reading = Reading(worker, monkeypatch, first=7, order=[3, 4, 7, 8])
+    assert reading.run() == [3, 4, 7, 8]
+    assert reading.sought == []
+
+
+def test_after_a_rebalance_faust_is_sent_to_where_the_states_end(
+    worker: StreamWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was committed: too much, or not all."""
+    worker._processor.load(0, [(position_key(0), b"5")])
+    worker._processor.load(1, [(position_key(1), b"9")])
+    committed = {TP("r", 0): 8, TP("r", 1): 2, TP("other", 0): 1}
+    sought: list[tuple[TP, int]] = []
+
+    async def seek_to_committed(_: Any) -> dict[TP, int]:
+        return committed
+
+    async def seek(_: Any, tp: TP, offset: int) -> None:
+        sought.append((tp, offset))
+
+    monkeypatch.setattr(aiokafka.Consumer, "seek_to_committed", seek_to_committed)
+    monkeypatch.setattr(aiokafka.Consumer, "_seek", seek)
+    consumer = object.__new__(Consumer)
+    consumer.app = worker.app
+    assert asyncio.run(consumer.seek_to_committed()) == {TP("r", 0): 5, TP("r", 1): 9, TP("other", 0): 1}
+    assert sought == [(TP("r", 0), 5), (TP("r", 1), 9)]

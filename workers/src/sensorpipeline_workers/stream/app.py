@@ -1,8 +1,9 @@
 """The worker: reads the fleet's readings, and flushes results, states and acknowledgements, in this order.
 
-Whatever happens between two flushes is done again from the committed offset; states remember the offset they hold, so
-doing it again changes nothing. Results are sent at every interval; states, which a fleet of many series would otherwise
-write all the time, as seldom as keeps their share of the time small, within bounds (see `_Pace`).
+Whatever happens between two flushes is done again from the offset that is stored with the states; each state
+remembers the offset that it holds, so doing it again changes nothing. Results are sent at every interval; states, which
+a fleet of many series would otherwise write all the time, as seldom as keeps their share of the time small, within
+bounds (see `_Pace`).
 """
 
 import asyncio
@@ -13,7 +14,7 @@ import time
 from typing import Any
 
 from confluent_kafka import KafkaException
-from faust.types import EventT
+from faust.types import TP, EventT
 from sensorpipeline_api.configuration import WorkerConfiguration
 from sensorpipeline_api.records import Aggregate, Alert, AlertState, DeadLetter, Late
 
@@ -33,6 +34,7 @@ LOOK_SECONDS = 0.02
 LOOK_SERIES = 500
 ASK_SECONDS = 2.0
 STALL_SECONDS = 60.0
+SEEK_SECONDS = 1.0
 REBALANCE_SECONDS = 300.0
 
 
@@ -81,6 +83,7 @@ class StreamWorker:
         self._unsettled_since = time.monotonic()
         self._recovered = False
         self._stalled: set[int] = set()
+        self._sought: dict[int, tuple[int, float]] = {}
         self._processed_seconds = 0.0
         self._late = metrics.late()
         self._aggregates = metrics.aggregates_emitted()
@@ -93,6 +96,7 @@ class StreamWorker:
         self.app.tasks_from_start = (self._flush_loop, self._ask_loop)
         self.app.on_rebalance_begun = self._on_rebalance_begun
         self.app.is_overtaken = lambda: self._table.overtaken
+        self.app.position = self._position
         self.app.on_partitions_revoked.connect(self._on_revoked, weak=False)
         self.app.on_rebalance_complete.connect(self._on_recovered, weak=False)
 
@@ -154,9 +158,36 @@ class StreamWorker:
         self._progress.excuse(now=time.monotonic())
         self._recovered = True
 
+    def _position(self, tp: TP) -> int | None:
+        return self._processor.position(tp.partition) if tp.topic == self._source.get_topic_name() else None
+
+    async def _follows(self, tp: TP, offset: int) -> bool:
+        """Whether a record comes next, or again. If records before it were passed over they are asked for again, and
+        it comes behind them; if Kafka no longer has them it is next."""
+        position = self._processor.position(tp.partition)
+        if position is None or offset <= position:
+            return True
+        sought, at = self._sought.get(tp.partition, (-1, 0.0))
+        if sought == position and time.monotonic() - at < SEEK_SECONDS:
+            return False  # it was on its way already
+        try:
+            first, _ = (await asyncio.to_thread(self._offsets.ask, {tp.partition}))[tp.partition]
+        except KafkaException:
+            first = 0
+        if first >= offset:
+            log.warning("%s/%s: Kafka has deleted the records from %s to %s", *tp, position, offset - 1)
+            return True
+        log.info("%s/%s: records from %s on were passed over, and are asked for again", *tp, position)
+        self._sought[tp.partition] = position, time.monotonic()
+        await self.app.consumer.seek(tp, max(position, first))
+        return False
+
     async def _work(self, stream: Any) -> None:
         async for event in stream.noack().events():
             message = event.message
+            if not await self._follows(message.tp, message.offset):
+                message.acked = True  # so that nobody waits for it, and nobody commits it
+                continue
             begin = time.monotonic()
             try:
                 self._processor.record(
@@ -221,7 +252,7 @@ class StreamWorker:
             events: list[EventT[Any]] = []
             if states:
                 events, self._unflushed = self._unflushed, []
-                changes = self._processor.take_states()
+                changes = [*self._processor.take_states(), *self._processor.take_positions()]
             prepared = time.monotonic() - begin
             try:
                 await self._writer.write((topic, -1, key, value) for topic, key, value in results)

@@ -1,9 +1,11 @@
 """Faust's application of a fleet's worker: its settings, and where it must do otherwise than Faust does."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 import faust
+from faust.transport.drivers import aiokafka
+from faust.types import TP
 from sensorpipeline_api.configuration import WorkerConfiguration
 
 from sensorpipeline_workers.runtime.kafka import read_secret
@@ -11,13 +13,38 @@ from sensorpipeline_workers.stream.table import StateTable
 from sensorpipeline_workers.stream.writer import MAXIMUM_MESSAGE_BYTES
 
 
+class Consumer(aiokafka.Consumer):
+    """Faust's consumer, which begins where the states end. What Faust commits is no measure of that: it also counts
+    records that it has passed over in a rebalance (docs/decisions/0040)."""
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Called by Faust after a rebalance; returns where each partition goes on."""
+        offsets = dict(await super().seek_to_committed())
+        for tp, committed in offsets.items():
+            position = self.app.position(tp)  # type: ignore[attr-defined]
+            if position is not None and position != committed:
+                await self._seek(tp, position)
+                offsets[tp] = position
+        return offsets
+
+
+class Transport(aiokafka.Transport):
+    """Faust's transport with our consumer."""
+
+    Consumer = Consumer
+
+
 class App(faust.App):
     """Faust's application, with tasks that run from the start on (Faust's begin after the first recovery), and with a
-    word in rebalances."""
+    word in rebalances. `position` returns the offset that a partition goes on at, None where nothing is known."""
 
     tasks_from_start: tuple[Callable[[], Coroutine[Any, Any, None]], ...] = ()
     on_rebalance_begun: Callable[[], None]
     is_overtaken: Callable[[], bool]
+    position: Callable[[TP], int | None]
+
+    def _new_transport(self) -> Any:
+        return Transport(self.conf.broker_consumer, self, loop=self.loop)
 
     async def on_start(self) -> None:
         """Called by Faust before anything else runs."""

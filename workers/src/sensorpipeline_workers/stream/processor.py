@@ -40,7 +40,7 @@ from sensorpipeline_workers.engine.series import (
 )
 from sensorpipeline_workers.engine.state import FAR, SeriesState
 from sensorpipeline_workers.stream.progress import GAP
-from sensorpipeline_workers.stream.store import Series, Store, clock_key
+from sensorpipeline_workers.stream.store import Series, Store, clock_key, position_key
 
 Emission = Aggregate | Late | Alert | DeadLetter
 Message = tuple[str, bytes, bytes]
@@ -62,6 +62,8 @@ class Processor:
         self._retired: dict[tuple[int, bytes], None] = {}
         self._shared_clock = configuration.fleet.lateness.clock is Clock.FLEET
         self._clocks: defaultdict[int, PartitionClock[Series]] = defaultdict(PartitionClock)
+        self._positions: dict[int, int] = {}
+        self._moved: set[int] = set()
         self._emissions: list[Emission] = []
         self._unseen: deque[Series] = deque()
         self._schedule: list[tuple[int, int, Series]] = []
@@ -77,9 +79,16 @@ class Processor:
         """How many restored series have not been looked at."""
         return len(self._unseen)
 
+    def position(self, partition: int) -> int | None:
+        """Returns the offset of the next record of a partition; None for one of which nothing is known."""
+        return self._positions.get(partition)
+
     def load(self, partition: int, items: Iterable[tuple[bytes, bytes | None]]) -> None:
         """Takes in what the changelog holds of a partition that is newly ours."""
         stored = dict(items)
+        position = stored.pop(position_key(partition), None)
+        if position is not None:
+            self._positions[partition] = int(position)
         clock = stored.pop(clock_key(partition), None)
         if clock is not None:
             self._clocks[partition].restore(clock)
@@ -92,6 +101,8 @@ class Processor:
         for partition in partitions:
             lost |= self.store.drop(partition)
             self._clocks.pop(partition, None)
+            self._positions.pop(partition, None)
+        self._moved -= partitions
         self._dirty = {series: None for series in self._dirty if series.partition not in partitions}
         self._told = {series: None for series in self._told if series.partition not in partitions}
         self._retired = {key: None for key in self._retired if key[0] not in partitions}
@@ -114,9 +125,15 @@ class Processor:
         self._dirty.clear()
         self._told.clear()
         self._retired.clear()
+        self._moved.clear()
 
     def record(self, *, topic: str, partition: int, offset: int, value: bytes | None, now: int) -> None:
-        """Takes one record of the readings topic in. A record that cannot be read becomes a dead letter."""
+        """Takes one record of the readings topic in, unless it has been taken in before; `position` must have come to
+        its offset. A record that cannot be read becomes a dead letter."""
+        if offset < self._positions.get(partition, 0):
+            return
+        self._positions[partition] = offset + 1
+        self._moved.add(partition)
         try:
             readings = decode_readings(value, metrics=self._plans)
         except UnreadableRecordError as error:
@@ -238,6 +255,12 @@ class Processor:
         if self._shared_clock:
             out += [(partition, clock_key(partition), clock.flush()) for partition, clock in self._clocks.items()]
         return out
+
+    def take_positions(self) -> list[tuple[int, bytes, bytes]]:
+        """Returns (partition, key, data) of the positions that have changed since the last call. To be written behind
+        the states: where a position is stored, all that has come to it is."""
+        moved, self._moved = self._moved, set()
+        return [(partition, position_key(partition), str(self._positions[partition]).encode()) for partition in moved]
 
     def _plan_check(self, series: Series, state: SeriesState) -> None:
         time = next_check(series.plan, state)

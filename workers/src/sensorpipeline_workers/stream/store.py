@@ -22,6 +22,11 @@ def clock_key(partition: int) -> bytes:
     return table_key(partition, "", "")
 
 
+def position_key(partition: int) -> bytes:
+    """Returns the key in the table of how far a partition has been read: no metric has such a name."""
+    return table_key(partition, "", "@")
+
+
 def split_key(key: bytes) -> tuple[int, str, str]:
     """Returns (partition, device, metric) from a key of the table. A device's name may hold any character."""
     partition, _, rest = key.decode().partition("|")
