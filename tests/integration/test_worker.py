@@ -179,10 +179,27 @@ def test_a_backlog_that_waits_for_a_worker_is_no_silence(kafka: str, tmp_path: P
         assert worker.metric("device_alert", fleet="f", device="d0", threshold="Quiet", severity="Warning") == 1
 
 
-def start_impatient(workers: Workers, hang: Path) -> Worker:
+def start_impatient(workers: Workers, hang: Path, **environment: str) -> Worker:
     """Starts a worker whose fetching hangs while a file exists, and which soon says so."""
-    environment = {impatient_worker.HANG_VARIABLE: str(hang), "PYTHONPATH": str(ROOT / "tests")}
+    environment |= {impatient_worker.HANG_VARIABLE: str(hang), "PYTHONPATH": str(ROOT / "tests")}
     return workers.start("-m", "integration.impatient_worker", **environment)
+
+
+def test_a_worker_whose_first_restore_takes_long_is_alive_all_the_time(kafka: str, tmp_path: Path) -> None:
+    devices = 32
+    with fleet_of_workers(kafka, tmp_path) as workers:
+        worker = workers.start()
+        workers.produce(make_orderly(devices=devices, seconds=range(100)))
+        workers.wait_until_done()
+        worker.stop()
+        begin = time.monotonic()
+        worker = start_impatient(workers, tmp_path / "never", **{impatient_worker.RESTORE_VARIABLE: "0.5"})
+        until(lambda: "assignment and recovery" in worker.waiting_for(), what="the restore to begin")
+        while worker.waiting_for() != "ready":
+            assert worker.healthy()
+            time.sleep(0.1)
+        assert time.monotonic() - begin > 0.5 * devices > 3 * impatient_worker.PATIENCE_SECONDS
+        until(lambda: worker.metric("series", fleet="f") == devices, what="the restored series")
 
 
 def test_a_worker_that_fetches_nothing_of_what_there_is_says_so(kafka: str, tmp_path: Path) -> None:

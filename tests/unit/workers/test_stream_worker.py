@@ -88,6 +88,34 @@ def test_a_rebalance_that_begins_while_states_are_restored_lets_no_readings_flow
     assert worker._recovered
 
 
+def test_what_faust_lets_flow_in_the_middle_of_a_rebalance_is_stopped_again(worker: StreamWorker) -> None:
+    class Consumer:
+        def __init__(self) -> None:
+            self.flows, self.paused = True, set[Any]()
+
+        def assignment(self) -> set[Any]:
+            return {("r", 0)}
+
+        def stop_flow(self) -> None:
+            self.flows = False
+
+        def pause_partitions(self, partitions: set[Any]) -> None:
+            self.paused = partitions
+
+    def resume(*, overtaken: bool) -> tuple[bool, Any]:
+        consumer: Any = Consumer()
+        worker.app.consumer = consumer
+        worker.app.rebalancing = True
+        worker.app.flow_control.resume()
+        table._rebalances = worker.app.rebalancing_count - overtaken
+        worker.app.on_rebalance_end()
+        return bool(worker.app.rebalancing), (consumer.flows, consumer.paused, worker.app.flow_control.is_active())
+
+    table: Any = worker.app.tables["state"]
+    assert resume(overtaken=True) == (True, (False, {("r", 0)}, False))
+    assert resume(overtaken=False) == (False, (True, set(), True))
+
+
 def test_what_is_being_written_counts_as_unflushed(worker: StreamWorker) -> None:
     table: Any = worker.app.tables["state"]
 
