@@ -1,5 +1,8 @@
 """The memory for duplicates: the same as a set of times, with little kept of regular devices."""
 
+from collections.abc import Iterable
+
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 from sensorpipeline_workers.engine.seen import Seen
@@ -35,9 +38,30 @@ def test_a_regular_device_costs_one_run_and_a_gap_one_more() -> None:
     assert 50_000_000 not in seen
 
 
-def test_what_is_forgotten_is_bounded_by_count_too() -> None:
+def filled(times: Iterable[int]) -> Seen:
+    """Returns a memory that has been cleared whenever it was worth it, with nothing too old to be forgotten."""
     seen = Seen()
-    for number in range(500_000):
-        seen.append(number * 1000 + number % 7 * 13)
-    seen.forget(0)
-    assert len(seen) <= 200_000
+    for time in times:
+        seen.append(time)
+        if len(seen) > seen.clear_at:
+            seen.forget(0)
+    return seen
+
+
+def test_single_times_are_bounded_by_count_at_any_time() -> None:
+    seen = filled(number * 1000 + number % 7 * 13 for number in range(500_000))
+    assert len(seen) <= 210_000
+    assert len(msgspec.msgpack.encode(seen.dump())) < 1_700_000
+    assert 499_999_000 + 499_999 % 7 * 13 in seen
+    assert 0 not in seen
+
+
+def test_runs_are_bounded_by_count_at_any_time() -> None:
+    """Five readings at equal steps, then a gap, again and again, as of a device that wakes up for some seconds."""
+    seen = filled(
+        1_700_000_000_000 + number * 100_000 + second * 1000 for number in range(60_000) for second in range(5)
+    )
+    assert 10_000 <= len(seen) <= 20_000
+    assert len(msgspec.msgpack.encode(seen.dump())) < 500_000
+    assert 1_700_000_000_000 + 59_000 * 100_000 + 3_000 in seen
+    assert 1_700_000_003_000 not in seen

@@ -291,7 +291,12 @@ def test_a_new_window_begins_with_the_readings_that_come() -> None:
 
 SIZES = [
     ("Sum", {}, 60), ("Maximum", {}, 50), ("Last", {}, 75), ("StandardDeviation", {}, 60), ("Count", {}, 45),
-    ("Availability", {"expectedEverySeconds": 900}, 65),
+    ("Availability", {"expectedEverySeconds": 900}, 65), ("Difference", {}, 75), ("Rate", {}, 75),
+    # Readings between others matter: 16 bytes for each of the 96.
+    ("TimeWeightedMean", {}, 1600), ("Difference", {"resetPolicy": "Reset"}, 1600),
+    ("Rate", {"resetPolicy": "Reset"}, 1600),
+    # The values are spread over a range of 1 to 20, in up to 96 of the 150 buckets that it has.
+    ("Quantile", {"quantile": "0.5"}, 420),
 ]  # fmt: skip
 
 
@@ -299,12 +304,37 @@ SIZES = [
 def test_a_live_window_costs_few_bytes(function: str, extra: dict[str, Any], most: int) -> None:
     day = {"periodSeconds": 86400, "function": function, "allowedLatenessSeconds": 20 * 86400} | extra
     one, many = Series(day), Series(day)
-    one.send(*[(1.5e9 + number * 900, number / 7) for number in range(96)])
-    many.send(*[(1.5e9 + number * 900, number / 7) for number in range(96 * 21)])
+    one.send(*[(1.5e9 + number * 900, 1 + number % 97 / 5) for number in range(96)])
+    many.send(*[(1.5e9 + number * 900, 1 + number % 97 / 5) for number in range(96 * 21)])
     panes = len(many.state.windows[0].panes) - len(one.state.windows[0].panes)
     assert panes >= 19
     size = len(encode(many.plan, many.state)) - len(encode(one.plan, one.state))
     assert size / panes <= most
+
+
+def test_a_live_session_costs_few_bytes() -> None:
+    window = {"gapSeconds": 60, "allowedLatenessSeconds": 20 * 86400}
+    one, many = Series(window), Series(window)
+    one.send(*[(1.5e9 + number % 10 + number // 10 * 3600, 1) for number in range(10)])
+    many.send(*[(1.5e9 + number % 10 + number // 10 * 3600, 1) for number in range(1000)])
+    assert len(many.state.windows[0].panes) == 100
+    # Of these 21 bytes are the run of times by which duplicates are recognised.
+    assert (len(encode(many.plan, many.state)) - len(encode(one.plan, one.state))) / 99 <= 80
+
+
+WIDE = [{"periodSeconds": 3600}, {"periodSeconds": 86400, "slideSeconds": 600}, {"gapSeconds": 3}]
+
+
+@pytest.mark.parametrize("shape", WIDE)
+def test_windows_that_keep_readings_keep_a_bounded_number_of_them_together(shape: dict[str, Any]) -> None:
+    """A reading every second for two days, all of whose windows still accept readings; sessions of six readings."""
+    series = Series(shape | {"function": "TimeWeightedMean", "allowedLatenessSeconds": 30 * 86400})
+    gap = "gapSeconds" in shape
+    series.send(*[(1.5e9 + second, second % 2) for second in range(2 * 86400) if not gap or second % 10 < 6])
+    panes = series.state.windows[0].panes
+    assert sum(len(pane.times) for pane in panes) <= max(40_000, 3 * len(panes))
+    assert len(encode(series.plan, series.state)) < 4 * 1024 * 1024
+    assert all(pane.count >= 6 for pane in panes[1:-1])
 
 
 @pytest.mark.parametrize("readings", [[(0, 1), (10, 2)], [(10, 2), (0, 1)]])

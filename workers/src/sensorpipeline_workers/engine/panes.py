@@ -22,6 +22,9 @@ QUANTILE_ERROR = 0.01
 MAXIMUM_SAMPLES = 10_000
 """How many readings a pane keeps where all are needed: about one in 8 s for a day."""
 
+MAXIMUM_SHARED_SAMPLES = 30_000
+"""How many the live panes of one window keep together when another one is opened."""
+
 _SHORT = 8
 _mapping = LogarithmicMapping(QUANTILE_ERROR)
 _SMALLEST = 1e-300
@@ -334,11 +337,13 @@ class SketchPane(Pane, tag=6):
 
 class SamplesPane(Pane, tag=7):
     """TimeWeightedMean, and Difference and Rate of a counter that starts anew: what lies between two readings matters,
-    and a reading may still come between them, so all are kept, 16 bytes each; of more than `MAXIMUM_SAMPLES` every
-    second one is given up, which makes the result coarser and keeps the state small."""
+    and a reading may still come between them, so all are kept, 16 bytes each; of more than `most` in a pane,
+    or `MAXIMUM_SHARED_SAMPLES` in the live panes of a window, every second one is given up, which makes the result
+    coarser and keeps the state small."""
 
     times: Times = msgspec.field(default_factory=lambda: Times("q"))
     values: Values = msgspec.field(default_factory=lambda: Values("d"))
+    most: int = MAXIMUM_SAMPLES
 
     def add(self, time: int, value: float) -> None:
         self.count += 1
@@ -349,19 +354,19 @@ class SamplesPane(Pane, tag=7):
             place = bisect_left(self.times, time)
             self.times.insert(place, time)
             self.values.insert(place, value)
-        while len(self.times) > MAXIMUM_SAMPLES:
-            self._thin_out()
+        self.thin_out(self.most)
 
     def extend(self, times: list[int], values: list[float]) -> None:
         self.count += len(times)
         self.times.extend(times)
         self.values.extend(values)
-        while len(self.times) > MAXIMUM_SAMPLES:
-            self._thin_out()
+        self.thin_out(self.most)
 
-    def _thin_out(self) -> None:
-        del self.times[1:-1:2]
-        del self.values[1:-1:2]
+    def thin_out(self, most: int) -> None:
+        """Gives up every second reading between the first and the last until there are so many, 2 or more, at most."""
+        while len(self.times) > most:
+            del self.times[1:-1:2]
+            del self.values[1:-1:2]
 
     def merge(self, other: Any) -> None:
         count = self.count + other.count
@@ -389,6 +394,14 @@ class SamplesPane(Pane, tag=7):
         """Returns the mean of the values, each weighted with the time to the next reading or the window's end."""
         ends = [*self.times[1:], self.end]
         return weighted_mean(self.values, [end - time for time, end in zip(self.times, ends, strict=True)])
+
+
+def share_samples(panes: list[SamplesPane]) -> None:
+    """Thins out what the live panes of one window keep, when it is too much for all of them together."""
+    if sum(len(pane.times) for pane in panes) > MAXIMUM_SHARED_SAMPLES:
+        share = max(2, MAXIMUM_SHARED_SAMPLES // len(panes))
+        for pane in panes:
+            pane.thin_out(share)
 
 
 class PeriodsPane(Pane, tag=8):

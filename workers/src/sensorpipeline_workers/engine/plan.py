@@ -208,6 +208,10 @@ def _aligned(period: int, time: int) -> tuple[int, int]:
 def _function(window: Window) -> tuple[Callable[[int, int], Any], Callable[..., float | None]]:
     """Returns how an empty pane is made and how a pane becomes a value."""
     resets = window.reset_policy is ResetPolicy.RESET
+    # A reading is kept in each of the sliding windows that hold it, all of which are open at once.
+    period, slide = window.period_seconds or 1, window.slide_seconds or window.period_seconds or 1
+    most = max(2, min(panes.MAXIMUM_SAMPLES, panes.MAXIMUM_SHARED_SAMPLES * slide // period))
+    samples = partial(panes.SamplesPane, most=most)
     match window.function:
         case WindowFunction.SUM:
             return panes.SumPane, lambda pane: pane.sum()
@@ -224,16 +228,16 @@ def _function(window: Window) -> tuple[Callable[[int, int], Any], Callable[..., 
         case WindowFunction.LAST:
             return panes.SpanPane, lambda pane: pane.last
         case WindowFunction.DIFFERENCE:
-            return (panes.SamplesPane, _increase_since) if resets else (panes.SpanPane, _difference)
+            return (samples, _increase_since) if resets else (panes.SpanPane, _difference)
         case WindowFunction.RATE:
-            return (panes.SamplesPane, _counter_rate) if resets else (panes.SpanPane, _rate)
+            return (samples, _counter_rate) if resets else (panes.SpanPane, _rate)
         case WindowFunction.STANDARD_DEVIATION:
             return panes.MomentsPane, lambda pane: pane.deviation()
         case WindowFunction.QUANTILE:
             rank = as_float(window.quantile or "0.5")
             return panes.SketchPane, lambda pane: pane.quantile(rank)
         case WindowFunction.TIME_WEIGHTED_MEAN:
-            return panes.SamplesPane, lambda pane: pane.time_weighted_mean()
+            return samples, lambda pane: pane.time_weighted_mean()
         case WindowFunction.AVAILABILITY:
             every = (window.expected_every_seconds or 1) * 1000
             return lambda start, end: panes.PeriodsPane(start, end, every=every), lambda pane: pane.availability()

@@ -2,15 +2,18 @@
 
 A device that reports at equal steps costs one run (start, end, step), however long it goes on; what fits no run is
 kept as single times, 8 bytes each. Times older than the lateness horizon, which no window can accept any more, are
-forgotten, and beyond `MAXIMUM_SINGLES` the oldest: a duplicate of so old a reading would be taken for a new one.
+forgotten, and of more than `MAXIMUM_SINGLES` single times or `MAXIMUM_RUNS` runs the oldest: a reading that is
+repeated after them all is taken for a new one, if a window still accepts its time. About 2 MB stored at most.
 """
 
 from array import array
 from bisect import bisect_left, bisect_right, insort
 
 MAXIMUM_SINGLES = 200_000
+MAXIMUM_RUNS = 10_000
 SHORTEST_RUN = 4
 _SLACK = 64
+_MOST_SLACK = 10_000
 
 
 class Seen:
@@ -70,9 +73,12 @@ class Seen:
     def forget(self, oldest: int) -> None:
         """Drops what is before `oldest`; worth its cost when more than `clear_at` entries have come together."""
         del self.singles[: max(bisect_left(self.singles, oldest), len(self.singles) - MAXIMUM_SINGLES)]
-        runs = bisect_left(self.lasts, oldest)
+        runs = max(bisect_left(self.lasts, oldest), len(self.firsts) - MAXIMUM_RUNS)
         del self.firsts[:runs], self.lasts[:runs], self.steps[:runs]
-        self.clear_at = _SLACK + 2 * len(self)
+        self._clear_later()
+
+    def _clear_later(self) -> None:
+        self.clear_at = len(self) + min(_SLACK + len(self), _MOST_SLACK)
 
     def dump(self) -> tuple[int, int, int, list[int], list[int], list[int], bytes]:
         """Returns the content in plain types."""
@@ -84,5 +90,5 @@ class Seen:
         self = cls()
         self.first, self.last, self.step, self.firsts, self.lasts, self.steps, singles = content
         self.singles.frombytes(singles)
-        self.clear_at = _SLACK + 2 * len(self)
+        self._clear_later()
         return self

@@ -16,7 +16,7 @@ from typing import Any
 from sensorpipeline_api.records import Aggregate
 
 from sensorpipeline_workers.engine.state import WindowState
-from sensorpipeline_workers.engine.windows import Emitter, report, settle
+from sensorpipeline_workers.engine.windows import Emitter, insert, report, settle
 
 
 def add(window: WindowState, *, time: int, value: float, judged: int, watermark: int, emit: Emitter) -> None:
@@ -43,8 +43,7 @@ def add(window: WindowState, *, time: int, value: float, judged: int, watermark:
         pane.revision, pane.reported = -1, 0
     else:
         pane = plan.make(time, end)
-        panes.insert(place, pane)
-        starts.insert(place, time)
+        insert(window, place, pane, emit)
     emit.stale = True
     final = pane.closed and pane.end <= judged
     pane.add(time, value)

@@ -14,6 +14,7 @@ from typing import Any
 
 from sensorpipeline_api.records import Aggregate, Alert, Late, LateReason
 
+from sensorpipeline_workers.engine.panes import SamplesPane, share_samples
 from sensorpipeline_workers.engine.plan import Kind, MetricPlan, WindowPlan
 from sensorpipeline_workers.engine.state import WindowState
 
@@ -100,10 +101,17 @@ def _pane(window: WindowState, start: int, end: int, emit: Emitter) -> Any:
     if place < len(starts) and starts[place] == start:
         return window.panes[place]
     pane = window.plan.make(start, end)
-    starts.insert(place, start)
+    insert(window, place, pane, emit)
+    return pane
+
+
+def insert(window: WindowState, place: int, pane: Any, emit: Emitter) -> None:
+    """Puts a new pane among the live ones."""
+    if isinstance(pane, SamplesPane):
+        share_samples(window.panes)
+    window.starts.insert(place, pane.start)
     window.panes.insert(place, pane)
     emit.stale = True
-    return pane
 
 
 def settle(window: WindowState, pane: Any, *, before: float | None, judged: int, emit: Emitter) -> None:
