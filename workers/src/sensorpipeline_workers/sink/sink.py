@@ -33,7 +33,7 @@ class Sink:
     """Carries every topic of the pipeline into its collection. `partitions` are the number of each topic.
 
     One sink per pipeline: the writer shuts out any other (see fence.py), and the newest one stays. So it takes all
-    partitions without asking (docs/decisions/0035).
+    partitions without asking (docs/decisions/0041).
     """
 
     def __init__(
