@@ -12,7 +12,8 @@ No code is shared with the engine. Readings are taken in the order in which they
 - A window is final when the watermark has reached its end; only final windows are results.
 - Difference is the last value of a window less that of the previous window of the series that has readings.
 - A window with a source holds the readings that the source accepted.
-- A threshold judges readings newer than all before.
+- A threshold judges readings newer than all before; one on silence goes by the clock, of which readings say nothing,
+  and is left out, as is the retiring of series.
 - A derived metric has a value for each start at which all of its inputs have one.
 """
 

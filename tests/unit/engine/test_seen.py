@@ -38,18 +38,20 @@ def test_a_regular_device_costs_one_run_and_a_gap_one_more() -> None:
     assert 50_000_000 not in seen
 
 
-def filled(times: Iterable[int]) -> Seen:
-    """Returns a memory that has been cleared whenever it was worth it, with nothing too old to be forgotten."""
+def filled(times: Iterable[int], most: int) -> Seen:
+    """Returns a memory that has been cleared whenever it was worth it, with nothing too old to be forgotten, and never
+    held more than so many entries."""
     seen = Seen()
     for time in times:
         seen.append(time)
         if len(seen) > seen.clear_at:
+            assert len(seen) <= most
             seen.forget(0)
     return seen
 
 
 def test_single_times_are_bounded_by_count_at_any_time() -> None:
-    seen = filled(number * 1000 + number % 7 * 13 for number in range(500_000))
+    seen = filled((number * 1000 + number % 7 * 13 for number in range(500_000)), 210_010)
     assert len(seen) <= 210_000
     assert len(msgspec.msgpack.encode(seen.dump())) < 1_700_000
     assert 499_999_000 + 499_999 % 7 * 13 in seen
@@ -58,9 +60,8 @@ def test_single_times_are_bounded_by_count_at_any_time() -> None:
 
 def test_runs_are_bounded_by_count_at_any_time() -> None:
     """Five readings at equal steps, then a gap, again and again, as of a device that wakes up for some seconds."""
-    seen = filled(
-        1_700_000_000_000 + number * 100_000 + second * 1000 for number in range(60_000) for second in range(5)
-    )
+    times = (1_700_000_000_000 + number * 100_000 + second * 1000 for number in range(60_000) for second in range(5))
+    seen = filled(times, 20_010)
     assert 10_000 <= len(seen) <= 20_000
     assert len(msgspec.msgpack.encode(seen.dump())) < 500_000
     assert 1_700_000_000_000 + 59_000 * 100_000 + 3_000 in seen
