@@ -3,10 +3,12 @@
 The tests change the open pipeline and run in the order of the file, after those that only look at it.
 """
 
+import json
 import time
 from typing import Any
 
 from e2e import kube
+from e2e.clients import gateway, publisher
 from e2e.conftest import no_restarts, open_pipeline
 
 KINDS = "statefulsets,deployments,services,configmaps,secrets,networkpolicies,poddisruptionbudgets,serviceaccounts"
@@ -80,6 +82,40 @@ def test_an_invalid_change_leaves_the_running_pipeline_as_it_was(open_namespace:
 
     kube.until(refused, what="Accepted=False", seconds=30)
     assert set(children(open_namespace)) == before
+
+
+def claims_are_owned(namespace: str) -> list[bool]:
+    """Returns of each volume claim of the open pipeline whether it goes with its StatefulSet."""
+    found = kube.get_list("persistentvolumeclaims", namespace=namespace, selector=OURS)
+    return ["ownerReferences" in claim["metadata"] for claim in found]
+
+
+def test_a_retained_pipeline_that_is_created_again_has_its_readings_and_its_credentials(open_namespace: str) -> None:
+    document = open_pipeline()
+    document["spec"]["deletionPolicy"] = "Retain"
+    kube.apply(document, namespace=open_namespace)
+    kube.wait_ready("open", namespace=open_namespace)
+    kube.until(lambda: not any(claims_are_owned(open_namespace)), what="the volume claims to have no owner", seconds=60)
+    reading = {"ts": int(time.time() * 1000), "value": 50}
+    with publisher("open", namespace=open_namespace) as sender:
+        sender.publish("pumps/P1/state", json.dumps(reading).encode())
+
+    def stored() -> list[dict[str, Any]]:
+        with gateway("open", namespace=open_namespace) as client:
+            return client.all("/v1/readings", fleet="pumps", device="P1")
+
+    before = kube.until(stored, what="the reading to be stored", seconds=60)
+    token = kube.secret_value("open-gateway", "token", namespace=open_namespace)
+    kube.kubectl("delete", "sensorpipeline", "open", "--wait", namespace=open_namespace)
+    workloads = "statefulsets,deployments,pods"
+    kube.until(lambda: not children(open_namespace, kinds=workloads), what="the pods to be gone", seconds=180)
+
+    kube.apply(open_pipeline(), namespace=open_namespace)
+    kube.wait_ready("open", namespace=open_namespace)
+    assert kube.secret_value("open-gateway", "token", namespace=open_namespace) == token
+    after = stored()
+    assert [item for item in before if item not in after] == []
+    kube.until(lambda: all(claims_are_owned(open_namespace)), what="the volume claims to have an owner", seconds=60)
 
 
 def test_deleting_the_resource_removes_every_child(open_namespace: str) -> None:
