@@ -14,15 +14,16 @@ from sensorpipeline_workers.stream.writer import MAXIMUM_MESSAGE_BYTES
 
 
 class Consumer(aiokafka.Consumer):
-    """Faust's consumer, which begins where the states end. What Faust commits is no measure of that: it also counts
-    records that it has passed over in a rebalance (docs/decisions/0040)."""
+    """Faust's consumer, which begins no later than where the states end. What Faust commits is no measure of that: it
+    also counts records that it has passed over in a rebalance (docs/decisions/0040)."""
 
     async def seek_to_committed(self) -> Mapping[TP, int]:
         """Called by Faust after a rebalance; returns where each partition goes on."""
         offsets = dict(await super().seek_to_committed())
         for tp, committed in offsets.items():
             position = self.app.position(tp)  # type: ignore[attr-defined]
-            if position is not None and position != committed:
+            # What was not committed is read again, passed by, and committed.
+            if position is not None and committed is not None and position < committed:
                 await self._seek(tp, position)
                 offsets[tp] = position
         return offsets
