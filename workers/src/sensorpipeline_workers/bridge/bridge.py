@@ -20,6 +20,7 @@ POLL_SECONDS = 0.5
 DRAIN_SECONDS = 15.0
 STALL_SECONDS = 10.0
 GUARD_SECONDS = 120.0
+OWN_QUEUE_SECONDS = 5.0
 """How long what our own session holds, and then what a guard holds, goes first at most; what cannot be carried over by
 then comes later."""
 RETRY_SECONDS = 1.0
@@ -87,8 +88,9 @@ class Bridge:
 
     def _empty_own_session(self, connection: Connection) -> None:
         """Carries what was queued for us before the broker started again: it is older than what the guard holds, which
-        is older than what comes once we have subscribed. So no reading is made late."""
-        deadline = time.monotonic() + GUARD_SECONDS
+        is older than what comes once we have subscribed. So no reading is made late. If our subscription has outlived
+        the broker new messages come, too, and there is no end; the guard gets the same ones, and must not wait long."""
+        deadline = time.monotonic() + OWN_QUEUE_SECONDS
 
         def go_on() -> bool:
             self._health.beat()
