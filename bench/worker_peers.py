@@ -171,6 +171,7 @@ class Process:
             self._process = subprocess.Popen(peer.command(run), stdout=log, stderr=log, env=environment)
         self._started = time.monotonic()
         self._ended = False
+        self._peak = 0
 
     @property
     def pid(self) -> int:
@@ -181,6 +182,7 @@ class Process:
         """Waits until all readings are done; returns the seconds since the start."""
         end = end_offsets(self._run.server, self._run.source)
         while not self._done(end):
+            self._look_at_memory()
             if time.monotonic() - self._started > RUN_SECONDS:
                 self.end(signal.SIGKILL)
                 raise TimeoutError(f"{self._peer.name} took more than {RUN_SECONDS} s: {self.log()}")
@@ -197,6 +199,7 @@ class Process:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> tuple[float, int]:
         """Ends the process and returns its CPU-seconds and peak memory in bytes."""
+        self._look_at_memory()
         if not self._ended:
             self._process.send_signal(number)
         _, status, usage = os.wait4(self._process.pid, 0)
@@ -204,7 +207,13 @@ class Process:
         if number == signal.SIGTERM and self._process.returncode != 0:
             raise RuntimeError(f"{self._peer.name} ended with {self._process.returncode}: {self.log()}")
         # What the operating system counts for the whole process, its ended children included.
-        return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+        return usage.ru_utime + usage.ru_stime, self._peak
+
+    def _look_at_memory(self) -> None:
+        """Its own peak: what is counted for it in the end includes the process that it was forked from."""
+        _, found, rest = Path(f"/proc/{self._process.pid}/status").read_text().partition("VmHWM:")
+        if found:
+            self._peak = max(self._peak, int(rest.split()[0]) * 1024)
 
     def log(self) -> str:
         """Returns the end of what the process wrote."""
