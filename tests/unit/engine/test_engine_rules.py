@@ -257,6 +257,21 @@ def test_the_state_of_a_device_that_reports_every_second_for_days_stays_small() 
     assert len(encode(series.plan, series.state)) < 500
 
 
+def around_sample() -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
+    """Returns the readings (time in ms, value) that the stored samples hold, and some that come after."""
+    before = [(t * 1000, t * 7 % 11 + 0.1) for t in range(0, 750, 10)]
+    before[20:20] = [(55_000, 2.5), (20_000, 9.0)]
+    before[60:60] = [(333_000, -4.25)]
+    after = [(740_000, 1.0), (755_000, 0.5), (391_000, 3.5), (701_500, 2.25), (471_500, 9.0), (830_000, 1.0),
+             (420_500, 7.0), (905_000, 2.0), (1_300_000, 0.0)]  # fmt: skip
+    return before, after
+
+
+def sample(version: int) -> bytes:
+    """Returns a series' state as a version of the code has stored it."""
+    return base64.b64decode((Path(__file__).parent / "samples" / f"series-v{version}.base64").read_text())
+
+
 def test_a_state_of_version_1_is_read_and_gone_on_with() -> None:
     """The sample was written by version 1 after `before` with these windows and thresholds, one of each function."""
     functions = ["Sum", "Mean", "Minimum", "Maximum", "Count", "First", "Last", "Difference"]
@@ -267,14 +282,9 @@ def test_a_state_of_version_1_is_read_and_gone_on_with() -> None:
         "thresholds": [{"name": "High", "metric": "m", "above": "8", "clear": "3"},
                        {"name": "Held", "metric": "m", "below": "4", "forSeconds": 60}],
     }  # fmt: skip
-    before = [(t * 1000, t * 7 % 11 + 0.1) for t in range(0, 750, 10)]
-    before[20:20] = [(55_000, 2.5), (20_000, 9.0)]
-    before[60:60] = [(333_000, -4.25)]
-    after = [(740_000, 1.0), (755_000, 0.5), (391_000, 3.5), (701_500, 2.25), (471_500, 9.0), (830_000, 1.0),
-             (420_500, 7.0), (905_000, 2.0), (1_300_000, 0.0)]  # fmt: skip
+    before, after = around_sample()
     plan = compile_metric(Fleet.model_validate(spec), "m")
-    stored = base64.b64decode((Path(__file__).parent / "samples" / "series-v1.base64").read_text())
-    state = decode(plan, stored)
+    state = decode(plan, sample(1))
     assert state.offset == 41
     found = process(plan, state, device="d", times=[t for t, _ in after], values=[v for _, v in after], now=NOW)
 
@@ -311,14 +321,9 @@ def test_a_state_of_version_2_is_read_and_gone_on_with() -> None:
             "windows": windows,
             "thresholds": [{"name": "High", "metric": "m", "above": "8", "clear": "3"},
                            {"name": "Held", "metric": "m", "below": "4", "forSeconds": 60}]}  # fmt: skip
-    before = [(t * 1000, t * 7 % 11 + 0.1) for t in range(0, 750, 10)]
-    before[20:20] = [(55_000, 2.5), (20_000, 9.0)]
-    before[60:60] = [(333_000, -4.25)]
-    after = [(740_000, 1.0), (755_000, 0.5), (391_000, 3.5), (701_500, 2.25), (471_500, 9.0), (830_000, 1.0),
-             (420_500, 7.0), (905_000, 2.0), (1_300_000, 0.0)]  # fmt: skip
+    before, after = around_sample()
     plan = compile_metric(Fleet.model_validate(spec), "m")
-    stored = base64.b64decode((Path(__file__).parent / "samples" / "series-v2.base64").read_text())
-    state = decode(plan, stored)
+    state = decode(plan, sample(2))
     found = process(plan, state, device="d", times=[t for t, _ in after], values=[v for _, v in after], now=NOW)
 
     rows = [{"fleet": "f", "device": "d", "metric": "m", "time": t, "value": v} for t, v in before + after]

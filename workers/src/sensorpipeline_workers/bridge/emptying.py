@@ -1,4 +1,4 @@
-"""A session that gets no new messages, read until nothing waits in it any more."""
+"""A session, read until nothing waits in it any more, or for as long as the caller says when new messages come, too."""
 
 import time
 from collections.abc import Callable
