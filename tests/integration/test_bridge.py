@@ -253,3 +253,36 @@ def test_what_waits_for_a_member_that_never_comes_back_is_adopted(
     until(lambda: len(set(stored(kafka, topics))) >= 6100, what="the last readings", seconds=5)
     assert alone.metric("sensorpipeline_messages_received_total") == received + 100
     device.close()
+
+
+def test_a_member_that_is_told_to_stop_leaves_nothing_behind_and_the_others_get_what_comes(
+    kafka: str, mosquitto: int, topics: Topics, part: Make, prefix: str
+) -> None:
+    settings = {"replicas": 2, "guard": f"{prefix}-guard"}  # the broker has none, but members know that it would
+    _, second = (
+        ready(part("bridge", configuration(kafka, mosquitto, topics, prefix, **settings), f"{prefix}-{ordinal}"))
+        for ordinal in range(2)
+    )
+    device = Device(mosquitto)
+    send(device, prefix, range(1000))
+    until(lambda: second.metric("sensorpipeline_messages_received_total") > 250, what="the second to get its share")
+    for number in range(1000, 4000):
+        device.publish(f"{prefix}/d{number % 7}/m", body(number), number)
+    assert second.stop() == 0
+    send(device, prefix, range(4000, 5000))
+    # No look for sessions to adopt comes within this time.
+    until(lambda: set(stored(kafka, topics)) == set(range(5000)), what="all readings", seconds=10)
+    device.close()
+
+
+def test_the_only_member_keeps_its_subscription_while_it_is_away(
+    kafka: str, mosquitto: int, topics: Topics, part: Make, prefix: str
+) -> None:
+    settings = configuration(kafka, mosquitto, topics, prefix, guard=f"{prefix}-guard")
+    bridge = ready(part("bridge", settings, f"{prefix}-0"))
+    assert bridge.stop() == 0
+    device = Device(mosquitto)
+    send(device, prefix, range(100))
+    ready(bridge)
+    until(lambda: set(stored(kafka, topics)) == set(range(100)), what="what came while it was away")
+    device.close()

@@ -42,7 +42,8 @@ class Book:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: list[Entry] = []
-        self._good: set[Key] = set()
+        self._moments: dict[Key, float] = {}
+        self._good: Counter[str] = Counter()
         self._newest: dict[str, int] = {}
         self._noted: dict[str, float] = {}
         self.events: Counter[str] = Counter()
@@ -51,8 +52,10 @@ class Book:
         """Writes down a reading that was acknowledged; a device may send the same one twice."""
         with self._lock:
             self._entries.append(entry)
+            first = entry.key not in self._moments
+            self._moments[entry.key] = time.time()
             if not entry.refused:
-                self._good.add(entry.key)
+                self._good[entry.fleet] += first
                 self._newest[entry.device] = max(self._newest.get(entry.device, 0), entry.time)
 
     def note(self, what: str) -> None:
@@ -74,7 +77,13 @@ class Book:
         with self._lock:
             return self._entries[position:]
 
-    def progress(self) -> tuple[int, dict[str, int]]:
-        """Returns how many different readings must be stored, and the newest time of each device (ms)."""
+    def acknowledged(self, keys: list[Key]) -> dict[str, int]:
+        """Returns how many of these readings were (last) acknowledged in each second of the clock, as HH:MM:SS."""
         with self._lock:
-            return len(self._good), dict(self._newest)
+            moments = sorted(self._moments[key] for key in keys)
+        return dict(Counter(f"{datetime.fromtimestamp(moment, UTC):%H:%M:%S}" for moment in moments))
+
+    def progress(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Returns how many different readings of each fleet must be stored, and the newest time of each device (ms)."""
+        with self._lock:
+            return dict(self._good), dict(self._newest)

@@ -37,7 +37,7 @@ def kill(component: str) -> Fault:
 def kill_broker(plant: Plant) -> None:
     """SIGKILL for Mosquitto, when the bridge keeps up: what waits for a bridge that is away is written to the broker's
     volume every few seconds only (docs/reliability.md), so nothing is promised for that."""
-    plant.wait_keeping_up(seconds=RECOVERY_SECONDS)
+    plant.wait_bridge_keeping_up(seconds=RECOVERY_SECONDS)
     kill("mosquitto")(plant)
 
 

@@ -14,7 +14,7 @@ from e2e.ledger.book import Book
 from e2e.ledger.report import Report, Row
 from e2e.ledger.schedule import ACCELERATION, LATENESS, PERIOD
 from e2e.ledger.traffic import Traffic
-from e2e.ledger.verdict import Verdict, compare_windows, expected, held, judge, missing, moment
+from e2e.ledger.verdict import Verdict, compare_windows, expected, held, judge, milliseconds, missing, moment
 
 Fault = Callable[["Plant"], None]
 """Deals a fault and comes back when it is over; recovery is measured from there."""
@@ -36,13 +36,13 @@ class QuickGateway(Gateway):
 
 @dataclass
 class Probe:
-    """What is behind what is acknowledged. Nothing is when everything acknowledged `BEHIND_SECONDS` ago is stored and
-    every device has a result of the last window that was complete then."""
+    """What is behind what is acknowledged. Nothing is when of every fleet everything acknowledged `BEHIND_SECONDS` ago
+    is stored and every device has a result of the last window that was complete then."""
 
     book: Book
     gateway: Gateway
     window_devices: set[str]
-    _samples: deque[tuple[float, int, dict[str, int]]] = field(default_factory=deque)
+    _samples: deque[tuple[float, dict[str, int], dict[str, int]]] = field(default_factory=deque)
 
     def behind(self) -> str:
         """Asks once; returns what is behind, nothing when all is well."""
@@ -50,7 +50,7 @@ class Probe:
         self._samples.append((now, *self.book.progress()))
         while len(self._samples) > 1 and self._samples[1][0] <= now - BEHIND_SECONDS:
             self._samples.popleft()
-        then, count, newest = self._samples[0]
+        then, wanted, newest = self._samples[0]
         if then > now - BEHIND_SECONDS:
             return "the devices, which have just begun"
         complete = min(newest.get(device, 0) for device in self.window_devices) // PERIOD * PERIOD - PERIOD
@@ -61,10 +61,11 @@ class Probe:
             return f"the gateway: {type(error).__name__}"
         if counts.status_code != 200 or recent.status_code != 200:
             return f"the gateway: HTTP {counts.status_code}, {recent.status_code}"
-        stored = sum(counts.json()["readings"].values())
+        stored = counts.json()["readings"]
         silent = self.window_devices - {item["device"] for item in recent.json()["items"]}
-        if stored < count:
-            return f"readings: {stored} of {count} are stored"
+        for fleet, count in wanted.items():
+            if stored.get(fleet, 0) < count:
+                return f"readings: {stored.get(fleet, 0)} of {count} of {fleet} are stored"
         return f"windows of {sorted(silent)}" if silent else ""
 
 
@@ -104,9 +105,16 @@ class Plant:
 
     def wait_keeping_up(self, *, seconds: float) -> None:
         """Waits until results keep up with the load."""
-        kube.until(
-            lambda: not self._probe.behind(), what="results to keep up with the load", seconds=seconds, every=0.5
-        )
+        what = "results to keep up with the load"
+        kube.until(lambda: not self._probe.behind(), what=what, seconds=seconds, every=0.5)
+
+    def wait_bridge_keeping_up(self, *, seconds: float) -> None:
+        """Waits until all of the bridge has been ready for longer than results can be behind, and they keep up."""
+
+        def keeps_up() -> bool:
+            return bridge_ready_seconds() > 2 * BEHIND_SECONDS and not self._probe.behind()
+
+        kube.until(keeps_up, what="the bridge to keep up with the load", seconds=seconds, every=0.5)
 
     def wait_recovered(self, *, seconds: float) -> float:
         """Waits until results have kept up for a while; returns how many seconds from now that began."""
@@ -135,6 +143,8 @@ class Plant:
         found = held(self.gateway, pipeline.FLEETS, since=since, received=received)
         verdict = judge(everything[position:], found, everything=everything)
         verdict.wrong += differences
+        if verdict.lost:
+            print(f"  acknowledged and lost: {self.book.acknowledged(verdict.lost)}")
         return verdict
 
     def _wait_held(self, position: int, *, since: int, received: int) -> None:
@@ -165,6 +175,21 @@ class Plant:
             print("\n".join(differences))
             return differences
         return []
+
+
+def bridge_ready_seconds() -> float:
+    """Returns for how long all members of the bridge have been ready; 0 when one is not. Members that leave the group
+    to the first one have nothing that waits for them."""
+    now = time.time()
+    since = []
+    for pod in pipeline.pods("bridge"):
+        leaves = "deletionTimestamp" in pod["metadata"]
+        if leaves and not pod["metadata"]["name"].endswith("-0"):
+            continue
+        ready = kube.condition(pod, "Ready")
+        good = not leaves and ready.get("status") == "True"
+        since.append(milliseconds(ready["lastTransitionTime"]) / 1000 if good else now)
+    return now - max(since, default=now)
 
 
 def base_time(seconds: float) -> int:

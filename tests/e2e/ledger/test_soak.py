@@ -2,6 +2,7 @@
 
 import random
 import time
+from datetime import UTC, datetime
 
 from e2e.ledger import faults
 from e2e.ledger.plant import Fault, Plant
@@ -24,7 +25,7 @@ def deal(plant: Plant, *, seconds: int, seed: int) -> int:
             waiting = [item for item in FAULTS.items() if item[0] not in NOT_IN_SOAK]
             choice.shuffle(waiting)
         name, fault = waiting.pop()
-        print(f"{deadline - time.monotonic():.0f} s left: {name}")
+        print(f"{datetime.now(UTC):%H:%M:%S}, {deadline - time.monotonic():.0f} s left: {name}")
         (faults.storm(500, 2) if "storm" in name else fault)(plant)
         dealt += 1
         time.sleep(choice.uniform(1, 10))

@@ -69,7 +69,8 @@ def test_the_ledger_counts_a_reading_sent_twice_once() -> None:
     for entry in (GOOD, BAD, GOOD):
         book.acknowledge(entry)
     assert book.position() == 3
-    assert book.progress() == (1, {"d": 1})
+    assert book.progress() == ({"f": 1}, {"d": 1})
+    assert sum(book.acknowledged([GOOD.key, BAD.key]).values()) == 2
 
 
 def test_the_table_replaces_the_one_before(tmp_path: Path) -> None:

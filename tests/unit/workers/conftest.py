@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from prometheus_client import REGISTRY
-from sensorpipeline_workers.bridge.carrier import Counters
+from sensorpipeline_workers.bridge.sending import Counters
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ from sensorpipeline_api.spec import Fleet
 from sensorpipeline_workers.bridge import adoption
 from sensorpipeline_workers.bridge.adoption import Adoption
 from sensorpipeline_workers.bridge.arrivals import Arrivals
-from sensorpipeline_workers.bridge.carrier import Counters
+from sensorpipeline_workers.bridge.sending import Counters
 
 
 def configuration(*fleets: str) -> BridgeConfiguration:

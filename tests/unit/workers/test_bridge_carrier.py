@@ -6,16 +6,17 @@ import mqtt5
 import pytest
 from sensorpipeline_api.configuration import BridgeConfiguration, KafkaConnection, MqttConnection, Topics
 from sensorpipeline_api.spec import Fleet
-from sensorpipeline_workers.bridge import carrier as carrying
+from sensorpipeline_workers.bridge import sending
 from sensorpipeline_workers.bridge.arrivals import Arrivals
-from sensorpipeline_workers.bridge.carrier import Carrier, Counters
+from sensorpipeline_workers.bridge.carrier import Carrier
+from sensorpipeline_workers.bridge.sending import Counters
 
 
 def test_a_burst_without_times_waits_for_the_clock_and_that_is_no_stall_of_kafka(
     counters: Counters, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Nobody is there, which nobody needs to be told.
-    monkeypatch.setattr(carrying, "librdkafka_settings", lambda _: {"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
+    monkeypatch.setattr(sending, "librdkafka_settings", lambda _: {"bootstrap.servers": "127.0.0.1:1", "log_level": 0})
     fleet = Fleet.model_validate({
         "name": "f", "topic": "f/{device}", "metrics": [{"name": "m"}],
         "payload": {"format": "Number", "timeUnit": "ReceiveTime"},

@@ -1,9 +1,9 @@
 """Sessions that nobody will come back for: what waits in them is carried to Kafka, and then they end.
 
-A member that is told to stop keeps its session, since it cannot know whether it comes back; while it is away the broker
-keeps giving the session its share of the messages. When the group has become smaller, the first member takes the
-sessions beyond it over, one after another, by their client ids: it ends the subscription, so that the queue grows no
-more, carries the queue to Kafka, and ends the session. Members whose pods still exist are left alone.
+A member that has been killed and does not come back leaves a session to which the broker keeps giving its share of the
+messages; so does one that is told to stop at a broker that is not ours. When the group has become smaller, the first
+member takes the sessions beyond it over, one after another, by their client ids: it ends the subscription, so that the
+queue grows no more, carries the queue to Kafka, and ends the session. Members whose pods still exist are left alone.
 
 Guards are sessions of another kind: a managed broker makes one at each start, subscribed to everything, and it keeps
 what devices send before the bridge has subscribed. The bridge ends their subscriptions; here they are emptied and
@@ -20,14 +20,16 @@ from pydantic import ValidationError
 from sensorpipeline_api.configuration import BridgeConfiguration
 
 from sensorpipeline_workers.bridge.arrivals import MEMBERS, Arrivals
-from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError
+from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier
 from sensorpipeline_workers.bridge.connection import Connection, ConnectionLostError
 from sensorpipeline_workers.bridge.emptying import empty
+from sensorpipeline_workers.bridge.sending import Counters, KafkaRefusedError
 from sensorpipeline_workers.bridge.topics import subscriptions
 
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 5
+CLOSE_SECONDS = 10.0
 _NO_SUCH_NAME = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
@@ -111,7 +113,14 @@ class Adoption:
             with suppress(ConnectionLostError):  # which the next use of the connection says again
                 connection.keep_alive()
 
-        empty(Carrier(configuration, self._partitions, self._counters, self._arrivals, wait), connection, go_on)
+        carrier = Carrier(configuration, self._partitions, self._counters, self._arrivals, wait)
+        try:
+            empty(carrier, connection, go_on)
+        except ConnectionLostError:
+            carrier.take(connection.rest())
+            raise
+        finally:
+            carrier.close(CLOSE_SECONDS)
 
 
 def _exists(pod: str, domain: str | None) -> bool:

@@ -8,9 +8,10 @@ from contextlib import suppress
 from sensorpipeline_api.configuration import GUARD_TOPIC, BridgeConfiguration
 
 from sensorpipeline_workers.bridge.arrivals import Arrivals
-from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier, Counters, KafkaRefusedError
+from sensorpipeline_workers.bridge.carrier import RECEIVE_MAXIMUM, Carrier
 from sensorpipeline_workers.bridge.connection import Connection, ConnectionLostError
 from sensorpipeline_workers.bridge.emptying import empty
+from sensorpipeline_workers.bridge.sending import Counters, KafkaRefusedError
 from sensorpipeline_workers.bridge.topics import subscriptions, topic_filter
 from sensorpipeline_workers.runtime.health import Health
 
@@ -40,6 +41,8 @@ class Bridge:
         self._health = health
         self._carrier = Carrier(configuration, partitions, counters, arrivals, self._wait)
         self._guards_released = guards_released
+        # The first member's subscription, or before it a guard's, gets what no other member gets.
+        self._others_go_on = guards_released is None and configuration.guard is not None
         self._connection: Connection | None = None
         self._stopping_since: float | None = None
 
@@ -59,13 +62,11 @@ class Bridge:
                     self._configuration.mqtt, client_id=client_id, receive_maximum=RECEIVE_MAXIMUM
                 ) as connection:
                     self._connection = connection
-                    if connection.session_present and self._a_guard_waits():
-                        self._empty_own_session(connection)
-                    connection.subscribe(filters)
-                    self._release_guards(connection)
-                    self._health.set_ready()
-                    self._carry(connection)
-                    self._drain(connection)
+                    try:
+                        self._serve(connection, filters)
+                    except ConnectionLostError:
+                        self._carrier.take(connection.rest())
+                        raise
             except ConnectionLostError as error:
                 self._retry(f"MQTT: {error}")
             except KafkaRefusedError as error:
@@ -73,6 +74,19 @@ class Bridge:
             finally:
                 self._connection = None
         self._carrier.close(max(1.0, self._drain_seconds()))
+
+    def _serve(self, connection: Connection, filters: list[str]) -> None:
+        """All that is done with one connection, up to the leave that is taken of the broker."""
+        if connection.session_present and self._a_guard_waits():
+            self._empty_own_session(connection)
+        connection.subscribe(filters)
+        self._release_guards(connection)
+        self._health.set_ready()
+        self._carry(connection)
+        if self._others_go_on:
+            self._leave(connection, filters)
+        else:
+            self._drain(connection)
 
     def _a_guard_waits(self) -> bool:
         """Whether the broker has started since guards were released: our shared subscription is then gone."""
@@ -140,14 +154,8 @@ class Bridge:
             time.sleep(RETRY_SECONDS)
 
     def _carry(self, connection: Connection) -> None:
-        carrier = self._carrier
         while self._stopping_since is None:
-            if carrier.full:
-                connection.keep_alive()
-                carrier.poll(0.05)
-            elif packets := connection.receive(carrier.wait_seconds(POLL_SECONDS)):
-                carrier.take(packets)
-            carrier.turn(connection)
+            self._carrier.step(connection, POLL_SECONDS)
             self._health.beat()
             self._tell_stall()
 
@@ -156,6 +164,15 @@ class Bridge:
             self._health.set_waiting(STALLED)
         else:
             self._health.set_ready()
+
+    def _leave(self, connection: Connection, filters: list[str]) -> None:
+        """Ends the subscription, so that the others get what comes from now on, carries what is queued for us, and
+        ends the session: nothing waits for a member that perhaps never comes back. What cannot be carried in time
+        stays in the session, for us or for who adopts it."""
+        connection.unsubscribe(filters)
+        emptied = empty(self._carrier, connection, lambda: self._drain_seconds() > 0)
+        connection.await_pong()
+        connection.disconnect(end_session=emptied)
 
     def _drain(self, connection: Connection) -> None:
         """Waits until Kafka has what was received and the broker has seen the acknowledgements, then takes leave.

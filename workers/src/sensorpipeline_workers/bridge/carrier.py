@@ -4,67 +4,32 @@ What is on its way is bounded in messages and in bytes, whatever Kafka does; whe
 broker, which keeps the rest.
 """
 
-import base64
 import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 import mqtt5
-import msgspec
-from confluent_kafka import KafkaError, KafkaException, Message, Producer
 from sensorpipeline_api.configuration import BridgeConfiguration
-from sensorpipeline_api.records import DeadLetter, DeadLetterReason, Reading
+from sensorpipeline_api.records import DeadLetterReason, Reading
 
 from sensorpipeline_workers.bridge.arrivals import Arrivals
 from sensorpipeline_workers.bridge.connection import Connection
 from sensorpipeline_workers.bridge.decode import Decode, Refusal
 from sensorpipeline_workers.bridge.formats import Births, compile_decoder
+from sensorpipeline_workers.bridge.sending import Counters, KafkaRefusedError, Pending, Sender
 from sensorpipeline_workers.bridge.topics import Origin, TopicTable
-from sensorpipeline_workers.ingest.batch import Batch, Batcher, Lane
+from sensorpipeline_workers.ingest.batch import Batcher, Lane
 from sensorpipeline_workers.ingest.validation import RefusedError
-from sensorpipeline_workers.runtime import metrics
-from sensorpipeline_workers.runtime.kafka import librdkafka_settings
 
 log = logging.getLogger(__name__)
 
 RECEIVE_MAXIMUM = 10_000
 MAXIMUM_BYTES = 32 * 1024 * 1024
-QUEUE_KILOBYTES = 64 * 1024
-LETTER_BYTES = 2 * 1024 * 1024
-SMALLEST_LETTER_BYTES = 1024
 UNKNOWN_FLEET = "unknown"
-ANY_PARTITION = -1
-
-POISON = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.INVALID_MSG}
-"""Errors that concern a record itself: it would be refused again."""
-
-
-class KafkaRefusedError(Exception):
-    """Kafka refused a record for good, for a reason that lies not in the record; the text says why."""
-
-
-class Counters:
-    """The bridge's metrics, declared once in a process."""
-
-    def __init__(self) -> None:
-        self.received = metrics.messages_received()
-        self.readings = metrics.readings()
-        self.dead_letters = metrics.dead_letters()
-
-
-class Pending:
-    """A message that is not acknowledged yet, in `open` records that Kafka has not confirmed. `packet_id` is None for
-    one that needs no acknowledgement."""
-
-    __slots__ = ("open", "packet_id", "size")
-
-    def __init__(self, packet_id: int | None, size: int) -> None:
-        self.packet_id = packet_id
-        self.size = size
-        self.open = 1
 
 
 @dataclass(slots=True)
@@ -85,15 +50,6 @@ class Route:
     lane: Lane[Pending]
 
 
-@dataclass(slots=True)
-class Load:
-    """What is on its way to Kafka, in bytes of payload; records of an earlier connection count as well."""
-
-    size: int = 0
-    failed: KafkaError | None = None
-    refused: list[Batch[Pending]] = field(default_factory=list)
-
-
 class Carrier:
     """Carries the messages of one session. `partitions` is the number of partitions of each readings topic; `arrivals`
     is shared by all carriers of the process; `wait` is called again and again while the carrier has to wait in the
@@ -105,12 +61,12 @@ class Carrier:
     ) -> None:  # fmt: skip
         self._configuration = configuration
         self._counters = counters
+        self._sender = Sender(configuration, counters, wait)
         self._arrivals = arrivals
         self._wait = wait
         self._maximum_readings = configuration.batch_maximum_readings
         self._births = Births()
         self._tallies = {f.name: Tally(f.name) for f in configuration.fleets} | {UNKNOWN_FLEET: Tally(UNKNOWN_FLEET)}
-        self._fleets = {topic: fleet for fleet, topic in configuration.topics.readings.items()}
         self._batcher: Batcher[Pending] = Batcher(
             partitions,
             maximum_readings=configuration.batch_maximum_readings,
@@ -119,13 +75,11 @@ class Carrier:
         self._table: TopicTable[Route] = TopicTable(configuration.fleets, self._route)
         self._pending: deque[Pending] = deque()
         self._last_progress = time.monotonic()
-        self._load = Load()
-        self._producer = self._make_producer()
 
     @property
     def full(self) -> bool:
         """Whether enough is on its way."""
-        return self._load.size >= MAXIMUM_BYTES
+        return self._sender.load.size >= MAXIMUM_BYTES
 
     @property
     def idle(self) -> bool:
@@ -145,17 +99,14 @@ class Carrier:
         """Starts with a new connection: the broker sends again what was not acknowledged. Records on their way are
         harmless duplicates. After a record was refused for good, nothing is on its way any more."""
         self._pending.clear()
-        if self._load.failed is not None:
-            self._producer.purge(blocking=False)
+        if self._sender.begin():
             self._batcher.clear()
-            self._load = Load()
-            self._producer = self._make_producer()
 
     def take(self, packets: Sequence[mqtt5.PublishPacket]) -> None:
         """Takes messages in."""
         now, clock = time.time_ns() // 1_000_000, time.monotonic()
         known, put, append = self._table.known.get, self._batcher.put, self._pending.append
-        maximum, load = self._maximum_readings, self._load
+        maximum, load = self._maximum_readings, self._sender.load
         if not self._pending:
             self._last_progress = clock
         for packet in packets:
@@ -168,35 +119,47 @@ class Carrier:
             if route is None:
                 self._tallies[UNKNOWN_FLEET].received += 1
                 error = RefusedError(DeadLetterReason.UNKNOWN_TOPIC, f"topic {packet.topic!r} fits no fleet")
-                self._bury(packet.topic, UNKNOWN_FLEET, Refusal(error.reason, str(error), payload), pending, now)
+                self._sender.bury(packet.topic, UNKNOWN_FLEET, Refusal(error.reason, str(error), payload), pending, now)
                 continue
             route.tally.received += 1
             try:
                 readings, refused = route.decode(payload, now)
             except RefusedError as error:
                 refusal = Refusal(error.reason, str(error), payload)
-                self._bury(packet.topic, route.fleet, refusal, pending, now)
+                self._sender.bury(packet.topic, route.fleet, refusal, pending, now)
                 continue
             except KafkaRefusedError:  # raised while a time that is not too far ahead was waited for
                 raise
             except Exception as error:  # a mistake of ours must not stop all messages behind this one
                 log.exception("a message of %s cannot be decoded", packet.topic)
                 refusal = Refusal(DeadLetterReason.UNREADABLE, f"the decoder failed: {error!r}", payload)
-                self._bury(packet.topic, route.fleet, refusal, pending, now)
+                self._sender.bury(packet.topic, route.fleet, refusal, pending, now)
                 continue
             if refused or len(readings) > maximum:
                 self._take_items(packet.topic, route, readings, refused, pending, now)
                 continue
             batch = put(route.lane, readings, pending, now=clock)
             if batch is not None:
-                self._send(batch)
+                self._sender.send(batch)
+
+    def step(self, connection: Connection, seconds: float) -> bool:
+        """Takes in what arrives within `seconds`, unless enough is on its way, then turns; returns whether anything
+        arrived. Raises KafkaRefusedError, ConnectionLostError."""
+        packets: list[mqtt5.PublishPacket] = []
+        if self.full:
+            connection.keep_alive()
+            self.poll(0.05)
+        elif packets := connection.receive(self.wait_seconds(seconds)):
+            self.take(packets)
+        self.turn(connection)
+        return bool(packets)
 
     def turn(self, connection: Connection, *, everything: bool = False) -> None:
         """Produces the batches that are due, or all, and acknowledges the messages that Kafka has, up to the first
         that it has not. Raises KafkaRefusedError, ConnectionLostError."""
         self._send_due(everything=everything)
-        self._producer.poll(0)
-        self._settle()
+        self._sender.poll(0)
+        self._sender.settle()
         ready: list[int] = []
         pending = self._pending
         while pending and not pending[0].open:
@@ -213,27 +176,13 @@ class Carrier:
 
     def poll(self, seconds: float) -> None:
         """Waits for Kafka."""
-        self._producer.poll(seconds)
+        self._sender.poll(seconds)
 
     def close(self, seconds: float) -> None:
-        """Waits, so long and no longer, until Kafka has what is on its way; what it then has not comes again."""
-        self._producer.flush(seconds)
-        self._producer.purge(blocking=False)
-
-    def _make_producer(self) -> Producer:
-        return Producer(
-            librdkafka_settings(self._configuration.kafka)
-            | {
-                "enable.idempotence": True,
-                "acks": "all",
-                "linger.ms": 2,
-                "compression.type": "lz4",
-                "message.max.bytes": 4 * 1024 * 1024,
-                "message.timeout.ms": 0,
-                "queue.buffering.max.messages": 100_000,
-                "queue.buffering.max.kbytes": QUEUE_KILOBYTES,
-            }
-        )
+        """Waits, so long and no longer, until Kafka has what was taken; what it then has not comes again."""
+        with suppress(KafkaRefusedError):
+            self._send_due(everything=True)
+        self._sender.close(seconds)
 
     def _route(self, origin: Origin) -> Route:
         fleet = origin.fleet.name
@@ -248,12 +197,12 @@ class Carrier:
             self._send_due()
             self._last_progress = time.monotonic()  # it is the clock that is waited for, and not Kafka
             self._wait()
-            self._producer.poll(0.005)
+            self._sender.poll(0.005)
         return found
 
     def _send_due(self, *, everything: bool = False) -> None:
         for batch in self._batcher.due(now=time.monotonic(), everything=everything):
-            self._send(batch)
+            self._sender.send(batch)
 
     def _take_items(
         self, topic: str, route: Route, readings: list[Reading], refused: Sequence[Refusal], pending: Pending, now: int
@@ -264,110 +213,6 @@ class Carrier:
         for piece in pieces:
             batch = self._batcher.put(route.lane, piece, pending, now=time.monotonic())
             if batch is not None:
-                self._send(batch)
+                self._sender.send(batch)
         for refusal in refused:
-            self._bury(topic, route.fleet, refusal, pending, now)
-
-    def _done(self, pending: Pending) -> None:
-        pending.open -= 1
-        if not pending.open:
-            self._load.size -= pending.size
-
-    def _send(self, batch: Batch[Pending]) -> None:
-        fleet, load = self._fleets[batch.topic], self._load
-
-        def delivered(error: KafkaError | None, _: Message | None) -> None:
-            if error is None:
-                self._counters.readings.labels(fleet).inc(len(batch.readings))
-                for pending in batch.tokens:  # as _done does, without a call for each
-                    pending.open -= 1
-                    if not pending.open:
-                        load.size -= pending.size
-            elif error.code() in POISON:
-                load.refused.append(batch)
-            else:
-                load.failed = error
-
-        self._produce(batch.topic, batch.partition, batch.key, batch.value(), delivered)
-
-    def _bury(
-        self, topic: str, fleet: str, refusal: Refusal, pending: Pending | None, now: int, limit: int = LETTER_BYTES
-    ) -> None:
-        """Dead-letters a message or an item of one. What is larger than `limit`, or than Kafka allows, is cut."""
-        item, message, load = refusal.item, refusal.message, self._load
-        if len(item) > limit:
-            message = f"{message} (the first {limit} of at least {len(item)} bytes are kept)"
-        payload = base64.b64encode(item[:limit]).decode()
-        letter = DeadLetter(f"mqtt:{topic}", fleet, now, payload, refusal.reason.value, message)
-
-        def delivered(error: KafkaError | None, _: Message | None) -> None:
-            if error is None:
-                self._counters.dead_letters.labels(fleet, refusal.reason.value).inc()
-                if pending is not None:
-                    self._done(pending)
-            elif error.code() in POISON and limit > SMALLEST_LETTER_BYTES:
-                self._bury(topic, fleet, refusal, pending, now, limit // 8)
-            else:
-                load.failed = error
-
-        self._produce(
-            self._configuration.topics.dead_letter,
-            ANY_PARTITION,
-            fleet.encode(),
-            msgspec.json.encode(letter),
-            delivered,
-        )
-
-    def _produce(
-        self, topic: str, partition: int, key: bytes, value: bytes,
-        delivered: Callable[[KafkaError | None, Message | None], None],
-    ) -> None:  # fmt: skip
-        """Hands a record to the producer; when its queue is full, waits, and so stops reading from the broker."""
-        while self._load.failed is None:
-            try:
-                self._producer.produce(topic, value, key, partition, delivered)
-                return
-            except BufferError:
-                self._wait()
-                self._producer.poll(0.1)
-            except KafkaException as error:
-                delivered(error.args[0], None)
-                return
-
-    def _settle(self) -> None:
-        """Deals with what Kafka refused. Raises KafkaRefusedError when that concerns more than single records."""
-        while self._load.refused and self._load.failed is None:
-            self._send_singly(self._load.refused.pop())
-        if self._load.failed is not None:
-            raise KafkaRefusedError(self._load.failed.str())
-
-    def _send_singly(self, batch: Batch[Pending]) -> None:
-        """Sends a record that Kafka refused again, reading by reading; one that it still refuses is a dead letter.
-        Each travels alone, since Kafka's limit is for what travels together."""
-        topic, fleet = batch.topic, self._fleets[batch.topic]
-        log.warning("Kafka refused a record of %d readings of %s; sending them singly", len(batch.readings), topic)
-        for reading in batch.readings:
-            answers: list[KafkaError | None] = []
-            self._flush()
-            value = msgspec.json.encode([reading])
-            self._produce(topic, batch.partition, batch.key, value, lambda error, _, a=answers: a.append(error))  # type: ignore[misc]
-            self._flush()
-            if self._load.failed is not None:
-                return
-            error = answers[0]
-            if error is None:
-                self._counters.readings.labels(fleet).inc()
-            elif error.code() in POISON:
-                message = f"Kafka refused the reading: {error.str()}"
-                refusal = Refusal(DeadLetterReason.TOO_LARGE, message, msgspec.json.encode(reading))
-                self._bury(topic, fleet, refusal, None, time.time_ns() // 1_000_000)
-                self._flush()
-            else:
-                self._load.failed = error
-                return
-        for pending in batch.tokens:
-            self._done(pending)
-
-    def _flush(self) -> None:
-        while self._load.failed is None and self._producer.flush(0.5):
-            self._wait()
+            self._sender.bury(topic, route.fleet, refusal, pending, now)

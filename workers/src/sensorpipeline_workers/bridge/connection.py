@@ -8,6 +8,7 @@ import select
 import socket
 import ssl
 import time
+from contextlib import suppress
 from types import TracebackType
 from typing import TypeVar
 
@@ -85,6 +86,15 @@ class Connection:
             raise ConnectionLostError(f"nothing heard from the broker for {silence:.0f} s")
         self._ping_if_silent()
         return self._read() if self._readable(timeout) else []
+
+    def rest(self) -> list[mqtt5.PublishPacket]:
+        """Returns the messages that had arrived when the connection was lost. A broker that was killed does not know
+        any more that it has sent them, nor that it had acknowledged them to their devices."""
+        rest, self._early = self._early, []
+        with suppress(ConnectionLostError):
+            while self._readable(0):
+                rest += self._read()
+        return rest
 
     def keep_alive(self) -> None:
         """Keeps the connection alive without reading from it."""

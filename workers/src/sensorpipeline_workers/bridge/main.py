@@ -11,7 +11,7 @@ from sensorpipeline_api.configuration import BridgeConfiguration
 from sensorpipeline_workers.bridge.adoption import Adoption
 from sensorpipeline_workers.bridge.arrivals import Arrivals
 from sensorpipeline_workers.bridge.bridge import Bridge
-from sensorpipeline_workers.bridge.carrier import Counters
+from sensorpipeline_workers.bridge.sending import Counters
 from sensorpipeline_workers.runtime.health import Health
 from sensorpipeline_workers.runtime.topics import wait_for_topics
 
