@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 RECEIVE_MAXIMUM = 10_000
 MAXIMUM_BYTES = 32 * 1024 * 1024
+GATHER_SECONDS = 0.002
+"""What arrives within so long of the last messages is taken in together: a turn costs as much as many messages."""
 UNKNOWN_FLEET = "unknown"
 
 
@@ -74,7 +76,7 @@ class Carrier:
         )
         self._table: TopicTable[Route] = TopicTable(configuration.fleets, self._route)
         self._pending: deque[Pending] = deque()
-        self._last_progress = time.monotonic()
+        self._last_progress = self._next_receipt = time.monotonic()
 
     @property
     def full(self) -> bool:
@@ -149,8 +151,11 @@ class Carrier:
         if self.full:
             connection.keep_alive()
             self.poll(0.05)
-        elif packets := connection.receive(self.wait_seconds(seconds)):
-            self.take(packets)
+        else:
+            time.sleep(max(0.0, self._next_receipt - time.monotonic()))
+            if packets := connection.receive(self.wait_seconds(seconds)):
+                self._next_receipt = time.monotonic() + GATHER_SECONDS
+                self.take(packets)
         self.turn(connection)
         return bool(packets)
 
