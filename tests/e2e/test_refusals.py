@@ -1,6 +1,7 @@
 """What `kubectl apply` refuses, and what ends in Accepted=False, each naming the field."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,10 +12,11 @@ NAMESPACE = "e2e-refusals"
 
 
 @pytest.fixture(scope="module")
-def namespace() -> str:
+def namespace() -> Iterator[str]:
     """An empty namespace."""
     recreate_namespace(NAMESPACE)
-    return NAMESPACE
+    yield NAMESPACE
+    kube.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
 
 
 def minimal() -> dict[str, Any]:

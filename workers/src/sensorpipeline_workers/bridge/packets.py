@@ -51,8 +51,8 @@ class PacketBuffer:
                         packet, size = read(rest)
                     except IndexError:  # the packet is not complete yet
                         return position
-                    except ValueError as error:
-                        packet, size = _publish(rest, error)
+                    except BaseException as error:
+                        packet, size = _publish(rest, _unreadable(error))
                 out.append(packet)
                 position += size
 
@@ -67,10 +67,20 @@ class PacketBuffer:
         head = bytes(buffer[:1]) + _varint(KEPT - begin) + bytes(buffer[begin:KEPT])
         try:
             self._cut, _ = mqtt5.read(memoryview(head))  # type: ignore[assignment]
-        except (ValueError, IndexError) as error:
-            self._cut, _ = _publish(memoryview(head), error)
+        except BaseException as error:
+            self._cut, _ = _publish(memoryview(head), _unreadable(error))
         self._skip = begin + length - len(buffer)
         buffer.clear()
+
+
+def _unreadable(error: BaseException) -> Exception:
+    """Returns the error with which the codec refused a packet; raises any other. A topic that is no text makes the
+    codec panic, which is not even an Exception."""
+    if type(error).__name__ == "PanicException":
+        return ValueError(str(error))
+    if isinstance(error, ValueError | IndexError):
+        return error
+    raise error
 
 
 def _length(data: bytearray | memoryview) -> tuple[int, int]:
