@@ -532,7 +532,8 @@ class Threshold(Model):
     )
     silent_for_seconds: int | None = Field(
         None,
-        description="The alert is raised when a device that has sent before sends nothing for so long, by the clock.",
+        description="The alert is raised when a device that has sent before sends nothing for so long, by the clock; "
+        "time whose readings could not be read yet (a backlog, a standstill) does not count.",
         ge=1,
         le=2678400,
     )
@@ -626,7 +627,11 @@ class Fleet(Model):
         0, description="How far a series' watermark is held back behind its newest reading.", ge=0, le=86400
     )
     idle_seconds: int = Field(
-        3600, description="Silence, by the clock, after which a series' open windows are closed.", ge=1, le=604800
+        3600,
+        description="Silence, by the clock, after which a series' open windows are closed; time whose readings could "
+        "not be read yet (a backlog, a standstill) does not count.",
+        ge=1,
+        le=604800,
     )
     lateness: Lateness = Field(Lateness(), description="How lateness is judged.")
     series_ttl_seconds: int = Field(
