@@ -449,9 +449,10 @@ class Window(Model):
     metric: Identifier = Field(description="Metric of the fleet that the window reads.")
     function: WindowFunction = Field(
         description="What the window computes. Rate: last less first value, per second between them. "
-        "StandardDeviation: of the readings themselves (divided by their number). Quantile: within 1 % of the value. "
-        "TimeWeightedMean: each value holds until the next reading or the end. Availability: the share of expected "
-        "periods with a reading."
+        "StandardDeviation: of the readings themselves (divided by their number). Quantile: within 1 % of the value; "
+        "of more than 2048 values 2 % apart in a window, fewer where many windows are open, the smallest (in size) "
+        "count as equal. TimeWeightedMean: each value holds until the next reading or the end. Availability: the share "
+        "of expected periods with a reading."
     )
     period_seconds: int | None = Field(
         None, description="Length of the window; windows are aligned to the epoch.", ge=1, le=31622400
@@ -485,7 +486,11 @@ class Window(Model):
         None, description="Availability expects a reading in each such period of the window.", ge=1, le=2678400
     )
     allowed_lateness_seconds: int = Field(
-        0, description="How long after its end a window still accepts readings, in event time.", ge=0, le=31622400
+        0,
+        description="How long after its end a window still accepts readings, in event time. A series can have 20000 "
+        "windows of a metric open at once at most, all definitions together; fewer with the functions that keep more.",
+        ge=0,
+        le=31622400,
     )
     emit: Emit = Field(Emit.FINAL, description="Final: when the window is final. Updates: while it is open, too.")
     emit_seconds: int | None = Field(

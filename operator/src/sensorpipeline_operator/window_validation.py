@@ -1,8 +1,11 @@
-"""What the schema cannot see of a fleet's windows: time zones, quantiles, and windows that read each other."""
+"""What the schema cannot see of a fleet's windows: time zones, quantiles, windows that read each other, and how much
+all of them keep of a series."""
 
+from collections import defaultdict
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from sensorpipeline_api.bounds import MAXIMUM_BYTES, open_windows, window_bytes
 from sensorpipeline_api.model import as_float
 from sensorpipeline_api.spec import Calendar, Fleet, Window, WindowFunction
 
@@ -26,6 +29,7 @@ def check_windows(fleet: Fleet, path: str) -> None:
         _check_window(window, place)
         if window.source is not None:
             _check_source(window, windows, place)
+    _check_state(fleet, path)
     _check_time_to_live(fleet, path)
 
 
@@ -115,6 +119,23 @@ def _days(time_zone: str) -> list[int]:
     zone, first = ZoneInfo(time_zone), datetime(1971, 1, 1, tzinfo=UTC)
     days = (first + timedelta(days=number) for number in range(25_000))
     return [round(datetime(day.year, day.month, day.day, tzinfo=zone).timestamp()) for day in days]
+
+
+def _check_state(fleet: Fleet, path: str) -> None:
+    """The state of a series, which is one Kafka record, must hold all windows that its series can have open at once."""
+    left: defaultdict[str, int] = defaultdict(lambda: MAXIMUM_BYTES)
+    for number, window in enumerate(fleet.windows):
+        count, size = open_windows(fleet, window), window_bytes(window)
+        most = left[window.metric] // size
+        if count > most:
+            message = (
+                f"a series can have {count} windows of {window.name} open at once, must be at most {most}: shorten "
+                f"the lateness or lengthen the windows (one takes {size} of the {MAXIMUM_BYTES} bytes that those of a "
+                "metric have)"
+            )
+            field = "source" if window.source is not None else "allowedLatenessSeconds"
+            raise InvalidSpecError("StateTooLarge", f"{path}.windows[{number}].{field}", message)
+        left[window.metric] -= count * size
 
 
 def _check_time_to_live(fleet: Fleet, path: str) -> None:

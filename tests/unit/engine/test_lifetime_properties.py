@@ -39,7 +39,11 @@ def hold_against(worker: Worker, before: list[Any], rows: list[Reading], more: l
     later = worker.out[len(before) :]
     new = {time for time, _ in more} - {time for time, _ in rows}
     for name, plan in plans(worker.processor).items():
-        if name in names and plan.kind in {Kind.FIXED, Kind.SESSION} and plan.make in ALWAYS:
+        if (
+            name in names
+            and plan.kind in {Kind.FIXED, Kind.SESSION}
+            and getattr(plan.make, "func", plan.make) in ALWAYS
+        ):
             counted = {e.start: e for e in later if isinstance(e, Aggregate) and e.window == name and e.final}
             listed = {e.time for e in later if isinstance(e, Late) and e.window == name}
             assert not any(e.count and start <= max(t for t, _ in rows) for start, e in counted.items())

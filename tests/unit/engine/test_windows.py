@@ -322,13 +322,14 @@ def test_a_live_session_costs_few_bytes() -> None:
     assert (len(encode(many.plan, many.state)) - len(encode(one.plan, one.state))) / 99 <= 80
 
 
-WIDE = [{"periodSeconds": 3600}, {"periodSeconds": 86400, "slideSeconds": 600}, {"gapSeconds": 3}]
+WIDE = [{"periodSeconds": 3600}, {"periodSeconds": 86400, "slideSeconds": 600},
+        {"gapSeconds": 3, "allowedLatenessSeconds": 27_000}]  # fmt: skip
 
 
 @pytest.mark.parametrize("shape", WIDE)
 def test_windows_that_keep_readings_keep_a_bounded_number_of_them_together(shape: dict[str, Any]) -> None:
     """A reading every second for two days, all of whose windows still accept readings; sessions of six readings."""
-    series = Series(shape | {"function": "TimeWeightedMean", "allowedLatenessSeconds": 30 * 86400})
+    series = Series({"function": "TimeWeightedMean", "allowedLatenessSeconds": 30 * 86400} | shape)
     gap = "gapSeconds" in shape
     series.send(*[(1.5e9 + second, second % 2) for second in range(2 * 86400) if not gap or second % 10 < 6])
     panes = series.state.windows[0].panes

@@ -135,6 +135,53 @@ def test_fleets_may_share_names_when_no_device_can_be_in_both_or_the_metrics_dif
     check(fleets=[fleet(devices=[]), fleet("b", devices=[], **other)])
 
 
+MINUTE = {"name": "Minute", "metric": "m", "function": "Sum", "periodSeconds": 60}
+OTHER = MINUTE | {"name": "Other", "allowedLatenessSeconds": 9999 * 60}
+LARGEST: list[tuple[dict[str, Any], int, int]] = [
+    (MINUTE, 19_999 * 60, 20_000),
+    (MINUTE | {"periodSeconds": 640, "slideSeconds": 10}, 200_000 - 640, 20_000),
+    (SESSION | {"name": "Minute"}, 19_998 * 60, 20_000),
+    (MINUTE | {"function": "Availability", "expectedEverySeconds": 1}, 18_180 * 60, 18_181),
+    (MINUTE | {"function": "TimeWeightedMean"}, 9_089 * 60, 9_090),
+    (MINUTE | {"function": "Rate", "resetPolicy": "Reset"}, 9_089 * 60, 9_090),
+    (MINUTE | {"function": "Quantile", "quantile": "0.5"}, 1_885 * 60, 1_886),
+]
+
+
+@pytest.mark.parametrize(("window", "lateness", "most"), LARGEST, ids=[str(case[0]) for case in LARGEST])
+def test_the_state_of_a_series_bounds_how_many_windows_it_can_have_open(
+    window: dict[str, Any], lateness: int, most: int
+) -> None:
+    check(fleets=[fleet(windows=[window | {"allowedLatenessSeconds": lateness}])])
+    too_many = fleet(windows=[window | {"allowedLatenessSeconds": lateness + 1}])
+    with pytest.raises(InvalidSpecError, match=f"{most + 1} windows of Minute open at once, must be at most {most}:"):
+        check(fleets=[too_many])
+
+
+def test_the_windows_of_a_metric_share_the_state_of_its_series() -> None:
+    named = MINUTE | {"allowedLatenessSeconds": 9999 * 60}
+    rollup = MINUTE | {"name": "Rollup", "function": "Count", "source": "Minute"}
+    two = [{"name": "m"}, {"name": "n"}]
+    check(fleets=[fleet(windows=[named, OTHER]), fleet("b", windows=[named, OTHER])])
+    check(fleets=[fleet(windows=[named, OTHER, OTHER | {"name": "Third", "metric": "n"}], metrics=two)])
+    for windows, field in (
+        ([named, OTHER, MINUTE | {"name": "Third"}], "windows[2].allowedLatenessSeconds"),
+        ([named, OTHER | {"allowedLatenessSeconds": 9999 * 60 + 1}], "windows[1].allowedLatenessSeconds"),
+        ([named | {"allowedLatenessSeconds": 10_000 * 60}, rollup], "windows[1].source"),
+    ):
+        with pytest.raises(InvalidSpecError, match="must be at most") as error:
+            check(fleets=[fleet(windows=windows)])
+        assert error.value.field == f"spec.fleets[0].{field}"
+        assert error.value.reason == "StateTooLarge"
+
+
+def test_a_watermark_that_is_held_back_keeps_windows_open_too() -> None:
+    second = MINUTE | {"periodSeconds": 1}
+    check(fleets=[fleet(windows=[second], outOfOrdernessSeconds=19_999)])
+    with pytest.raises(InvalidSpecError, match="must be at most 20000"):
+        check(fleets=[fleet(windows=[second], outOfOrdernessSeconds=20_000)])
+
+
 def test_rollups_that_fit_are_accepted() -> None:
     hours = HOURLY | {"allowedLatenessSeconds": 3600}
     zone = {"calendar": "Day", "timeZone": "Europe/Athens"}

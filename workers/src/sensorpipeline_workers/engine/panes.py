@@ -19,11 +19,14 @@ from sensorpipeline_workers.engine.numbers import DOWN, UP, finite, summed, weig
 QUANTILE_ERROR = 0.01
 """A quantile is at most this far, relatively, from the value of that rank (DDSketch, Masson et al., VLDB 2019)."""
 
+MAXIMUM_BUCKETS = 2048
+"""How many buckets a pane has at most; 2,048 next to each other span values that differ by a factor of 6e17."""
+
 MAXIMUM_SAMPLES = 10_000
-"""How many readings a pane keeps where all are needed: about one in 8 s for a day."""
+"""How many readings a pane keeps at most where all are needed: about one in 8 s for a day."""
 
 MAXIMUM_SHARED_SAMPLES = 30_000
-"""How many the live panes of one window keep together when another one is opened."""
+"""How many the live panes of one window keep together at most when another one is opened."""
 
 _SHORT = 8
 _mapping = LogarithmicMapping(QUANTILE_ERROR)
@@ -287,23 +290,33 @@ class MomentsPane(Pane, tag=5):
 
 
 class SketchPane(Pane, tag=6):
-    """Quantile: how many readings fall in each of DDSketch's logarithmic buckets, by sign. The bucket of a value does
-    not depend on the others, so the sketch is the same for every order and merge."""
+    """Quantile: how many readings fall in each of DDSketch's logarithmic buckets, by sign. Of more than `most` buckets
+    those of the smallest values (in size) are collapsed into the smallest that stays; an eighth more are let come
+    together first, since looking for the smallest has a cost.
+
+    The bucket of a value does not depend on the others, and what stays is the highest buckets of all that were ever in
+    use, so quantiles are the same for every order and merge."""
 
     positive: dict[int, int] = msgspec.field(default_factory=dict)
     negative: dict[int, int] = msgspec.field(default_factory=dict)
     zeros: int = 0
+    most: int = MAXIMUM_BUCKETS
 
     def add(self, time: int, value: float) -> None:
         self.count += 1
         if value > _SMALLEST:
-            key = _mapping.key(value)
-            self.positive[key] = self.positive.get(key, 0) + 1
+            buckets, key = self.positive, _mapping.key(value)
         elif value < -_SMALLEST:
-            key = _mapping.key(-value)
-            self.negative[key] = self.negative.get(key, 0) + 1
+            buckets, key = self.negative, _mapping.key(-value)
         else:
             self.zeros += 1
+            return
+        if key in buckets:
+            buckets[key] += 1
+        else:
+            buckets[key] = 1
+            if len(self.positive) + len(self.negative) > self.most * 9 // 8:
+                self.collapse()
 
     def extend(self, times: list[int], values: list[float]) -> None:
         for value in values:
@@ -315,9 +328,24 @@ class SketchPane(Pane, tag=6):
         for mine, others in ((self.positive, other.positive), (self.negative, other.negative)):
             for key, count in others.items():
                 mine[key] = mine.get(key, 0) + count
+        self.collapse()
+
+    def keep(self, most: int) -> None:
+        """Keeps so many buckets, 2 or more, from now on."""
+        self.most = most
+        self.collapse()
+
+    def collapse(self) -> None:
+        """Leaves `most` buckets: where both signs have more than half of that, half of each."""
+        most = self.most
+        if len(self.positive) + len(self.negative) > most:
+            _collapse(self.positive, most - min(len(self.negative), most // 2))
+            _collapse(self.negative, most - len(self.positive))
 
     def quantile(self, rank: float) -> float:
-        """Returns the value of rank `rank * (count - 1)`, counted from 0 and rounded down, within QUANTILE_ERROR."""
+        """Returns the value of rank `rank * (count - 1)`, counted from 0 and rounded down, within QUANTILE_ERROR; where
+        that has been collapsed, the value of the bucket that it was collapsed into, which is farther from 0."""
+        self.collapse()
         left = int(rank * (self.count - 1))
         for key in sorted(self.negative, reverse=True):
             left -= self.negative[key]
@@ -335,11 +363,18 @@ class SketchPane(Pane, tag=6):
         return value
 
 
+def _collapse(buckets: dict[int, int], most: int) -> None:
+    """Counts all but so many of the highest buckets with the lowest of these."""
+    if len(buckets) > most:
+        keys = sorted(buckets)
+        buckets[keys[-most]] += sum(buckets.pop(key) for key in keys[:-most])
+
+
 class SamplesPane(Pane, tag=7):
     """TimeWeightedMean, and Difference and Rate of a counter that starts anew: what lies between two readings matters,
-    and a reading may still come between them, so all are kept, 16 bytes each; of more than `most` in a pane,
-    or `MAXIMUM_SHARED_SAMPLES` in the live panes of a window, every second one is given up, which makes the result
-    coarser and keeps the state small."""
+    and a reading may still come between them, so all are kept, 16 bytes each; of more than `most` in a pane, or too
+    many in the live panes of a window (`share_samples`), every second one is given up, which makes the result coarser
+    and keeps the state small."""
 
     times: Times = msgspec.field(default_factory=lambda: Times("q"))
     values: Values = msgspec.field(default_factory=lambda: Values("d"))
@@ -361,6 +396,11 @@ class SamplesPane(Pane, tag=7):
         self.times.extend(times)
         self.values.extend(values)
         self.thin_out(self.most)
+
+    def keep(self, most: int) -> None:
+        """Keeps so many readings, 2 or more, at most."""
+        self.most = most
+        self.thin_out(most)
 
     def thin_out(self, most: int) -> None:
         """Gives up every second reading between the first and the last until there are so many, 2 or more, at most."""
@@ -396,10 +436,14 @@ class SamplesPane(Pane, tag=7):
         return weighted_mean(self.values, [end - time for time, end in zip(self.times, ends, strict=True)])
 
 
-def share_samples(panes: list[SamplesPane]) -> None:
-    """Thins out what the live panes of one window keep, when it is too much for all of them together."""
-    if sum(len(pane.times) for pane in panes) > MAXIMUM_SHARED_SAMPLES:
-        share = max(2, MAXIMUM_SHARED_SAMPLES // len(panes))
+def share_samples(panes: list[SamplesPane], shared: int, *, beyond: int) -> None:
+    """Thins out what the live panes of one window keep together to `shared`, when it is more than `beyond`.
+
+    It is called when a pane is opened and when one that has more than half its share takes a single reading, so they
+    keep three times `shared` at most: one and a half that it finds, half of it in panes with less than half their
+    share, and what the newest panes take in slices."""
+    if sum(len(pane.times) for pane in panes) > beyond:
+        share = max(2, shared // len(panes))
         for pane in panes:
             pane.thin_out(share)
 

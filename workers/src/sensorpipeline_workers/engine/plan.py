@@ -1,12 +1,13 @@
 """A fleet's windows and thresholds, compiled for one metric: numbers in milliseconds and floats, functions chosen."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from typing import Any
 from zlib import crc32
 
+from sensorpipeline_api.bounds import BUCKET_BYTES, READING_BYTES, content_bytes, keeps_readings, open_windows
 from sensorpipeline_api.model import as_float
 from sensorpipeline_api.spec import Clock, Emit, Fleet, ResetPolicy, Threshold, Window, WindowFunction
 from sensorpipeline_api.units import window_unit
@@ -36,7 +37,8 @@ class WindowPlan:
     none yet; for Difference it takes the last value before the pane, too, and `compared` is set. `update` is how often
     an open window is emitted, 0 for never; `keep` how long after its end a pane is kept; `source` is the place of the
     window that a rollup reads; stored panes of another `signature` cannot be gone on with (`former_signature`: of that
-    one, in states of version 2, which said nothing of sources). `unit` is that of the results."""
+    one, in states of version 2, which said nothing of sources). A pane keeps `most` buckets or readings, and all panes
+    of the window together `shared` readings; 0 if the function keeps none. `unit` is that of the results."""
 
     name: str
     kind: Kind
@@ -53,6 +55,8 @@ class WindowPlan:
     source: int
     signature: str
     former_signature: str
+    most: int
+    shared: int
     unit: str
 
 
@@ -102,8 +106,7 @@ class MetricPlan:
 
 def compile_metric(fleet: Fleet, metric: str) -> MetricPlan:
     """Returns the plan for one metric of a fleet. Raises ValueError for what validation refuses."""
-    unit = next((m.unit for m in fleet.metrics if m.name == metric), "")
-    windows = _windows([window for window in fleet.windows if window.metric == metric], unit)
+    windows = _windows(fleet, metric)
     out_of_orderness = fleet.out_of_orderness_seconds * 1000
     reach = [_longest(w) + w.lateness + out_of_orderness for w in windows if w.kind is not Kind.ROLLUP]
     return MetricPlan(
@@ -137,31 +140,25 @@ def _longest(window: WindowPlan) -> int:
     return window.period or window.gap
 
 
-def _windows(windows: list[Window], unit: str) -> tuple[WindowPlan, ...]:
-    """Compiles windows, each rollup after its source."""
+def _windows(fleet: Fleet, metric: str) -> tuple[WindowPlan, ...]:
+    """Compiles the windows of a metric, each rollup after its source."""
     plans: list[WindowPlan] = []
     places: dict[str, int] = {}
-    left = list(windows)
+    left = [window for window in fleet.windows if window.metric == metric]
     while left:
         ready = [window for window in left if window.source is None or window.source in places]
         if not ready:
             raise ValueError(f"windows {[window.name for window in left]} read each other or an unknown window")
         for window in ready:
             places[window.name] = len(plans)
-            plan = _window(window, unit)
-            if window.source is not None:
-                place = places[window.source]
-                lateness = plans[place].lateness
-                signature = _signature(f"{plan.signature} {window.source} {plans[place].signature}")
-                plan = replace(
-                    plan, kind=Kind.ROLLUP, source=place, lateness=lateness, keep=lateness, signature=signature
-                )
-            plans.append(plan)
+            place = places[window.source] if window.source is not None else -1
+            plans.append(_window(fleet, window, place, plans[place] if place >= 0 else None))
         left = [window for window in left if window not in ready]
     return tuple(plans)
 
 
-def _window(window: Window, unit: str) -> WindowPlan:
+def _window(fleet: Fleet, window: Window, place: int, source: WindowPlan | None) -> WindowPlan:
+    """Compiles a window; `source` is the one that it reads, and `place` where that stands."""
     lateness = window.allowed_lateness_seconds * 1000
     period: int = (window.period_seconds or 0) * 1000
     slide = (window.slide_seconds or 0) * 1000
@@ -175,7 +172,14 @@ def _window(window: Window, unit: str) -> WindowPlan:
         # The longest: 31 days and a change of the zone's offset, which can be a whole day.
         period = window.longest_seconds() * 1000
     content = f"{window.function.value} {window.reset_policy.value} {window.expected_every_seconds}"
-    make, result = _function(window)
+    former_signature = signature = _signature(f"{shape} {content}")
+    most, shared = _kept(fleet, window)
+    if source is not None:
+        kind, lateness = Kind.ROLLUP, source.lateness
+        signature = _signature(f"{signature} {window.source} {source.signature}")
+        # What the source has collapsed must be collapsed here, too, or the order of late readings would matter.
+        most = min(most, source.most)
+    make, result = _function(window, most)
     return WindowPlan(
         name=window.name,
         kind=kind,
@@ -189,10 +193,12 @@ def _window(window: Window, unit: str) -> WindowPlan:
         lateness=lateness,
         keep=lateness + gap,
         update=(window.emit_seconds or 0) * 1000 if window.emit is Emit.UPDATES else 0,
-        source=-1,
-        signature=_signature(f"{shape} {content}"),
-        former_signature=_signature(f"{shape} {content}"),
-        unit=window_unit(window.function, unit),
+        source=place,
+        signature=signature,
+        former_signature=former_signature,
+        most=most,
+        shared=shared,
+        unit=window_unit(window.function, next((m.unit for m in fleet.metrics if m.name == window.metric), "")),
     )
 
 
@@ -205,12 +211,22 @@ def _aligned(period: int, time: int) -> tuple[int, int]:
     return start, start + period
 
 
-def _function(window: Window) -> tuple[Callable[[int, int], Any], Callable[..., float | None]]:
-    """Returns how an empty pane is made and how a pane becomes a value."""
-    resets = window.reset_policy is ResetPolicy.RESET
+def _kept(fleet: Fleet, window: Window) -> tuple[int, int]:
+    """Returns how many buckets or readings a pane keeps, and how many readings all panes of the window together."""
+    content = content_bytes(fleet, window)
+    if window.function is WindowFunction.QUANTILE:
+        return min(panes.MAXIMUM_BUCKETS, content // (BUCKET_BYTES * open_windows(fleet, window))), 0
+    if not keeps_readings(window):
+        return 0, 0
+    shared = min(panes.MAXIMUM_SHARED_SAMPLES, content // (3 * READING_BYTES))
     # A reading is kept in each of the sliding windows that hold it, all of which are open at once.
     period, slide = window.period_seconds or 1, window.slide_seconds or window.period_seconds or 1
-    most = max(2, min(panes.MAXIMUM_SAMPLES, panes.MAXIMUM_SHARED_SAMPLES * slide // period))
+    return max(2, min(panes.MAXIMUM_SAMPLES, shared // 2, shared * slide // period)), shared
+
+
+def _function(window: Window, most: int) -> tuple[Callable[[int, int], Any], Callable[..., float | None]]:
+    """Returns how an empty pane is made and how a pane becomes a value."""
+    resets = window.reset_policy is ResetPolicy.RESET
     samples = partial(panes.SamplesPane, most=most)
     match window.function:
         case WindowFunction.SUM:
@@ -235,7 +251,7 @@ def _function(window: Window) -> tuple[Callable[[int, int], Any], Callable[..., 
             return panes.MomentsPane, lambda pane: pane.deviation()
         case WindowFunction.QUANTILE:
             rank = as_float(window.quantile or "0.5")
-            return panes.SketchPane, lambda pane: pane.quantile(rank)
+            return partial(panes.SketchPane, most=most), lambda pane: pane.quantile(rank)
         case WindowFunction.TIME_WEIGHTED_MEAN:
             return samples, lambda pane: pane.time_weighted_mean()
         case WindowFunction.AVAILABILITY:

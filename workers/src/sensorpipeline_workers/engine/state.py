@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from sensorpipeline_workers.engine import state_v1
-from sensorpipeline_workers.engine.panes import AnyPane, Times, Values
+from sensorpipeline_workers.engine.panes import AnyPane, Times, Values, share_samples
 from sensorpipeline_workers.engine.plan import MetricPlan, WindowPlan
 from sensorpipeline_workers.engine.seen import Seen
 
@@ -178,10 +178,21 @@ def _fill(plan: MetricPlan, state: SeriesState, stored: _Stored) -> None:
             window.panes, window.tick = found.panes, found.tick
             window.dropped, window.dropped_last = found.dropped, found.dropped_last
             window.starts = [pane.start for pane in window.panes]
+            _bound(window)
             window.barrier = found.barrier if found.barrier >= 0 else -FAR
         else:
             window.refuse_to(stored.newest)
     state.alerts = [stored.alerts.get(threshold.name, AlertState()) for threshold in plan.thresholds]
+
+
+def _bound(window: WindowState) -> None:
+    """Holds stored panes to what the plan of today lets them keep."""
+    plan = window.plan
+    if plan.most:
+        for pane in window.panes:
+            pane.keep(plan.most)
+    if plan.shared:
+        share_samples(window.panes, plan.shared, beyond=3 * plan.shared)
 
 
 def _upgrade(plan: MetricPlan, state: SeriesState, stored: state_v1.SeriesState) -> None:

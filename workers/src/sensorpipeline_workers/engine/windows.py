@@ -14,7 +14,7 @@ from typing import Any
 
 from sensorpipeline_api.records import Aggregate, Alert, Late, LateReason
 
-from sensorpipeline_workers.engine.panes import SamplesPane, share_samples
+from sensorpipeline_workers.engine.panes import share_samples
 from sensorpipeline_workers.engine.plan import Kind, MetricPlan, WindowPlan
 from sensorpipeline_workers.engine.state import WindowState
 
@@ -107,8 +107,9 @@ def _pane(window: WindowState, start: int, end: int, emit: Emitter) -> Any:
 
 def insert(window: WindowState, place: int, pane: Any, emit: Emitter) -> None:
     """Puts a new pane among the live ones."""
-    if isinstance(pane, SamplesPane):
-        share_samples(window.panes)
+    shared = window.plan.shared
+    if shared:
+        share_samples(window.panes, shared, beyond=shared)
     window.starts.insert(place, pane.start)
     window.panes.insert(place, pane)
     emit.stale = True
@@ -117,6 +118,9 @@ def insert(window: WindowState, place: int, pane: Any, emit: Emitter) -> None:
 def settle(window: WindowState, pane: Any, *, before: float | None, judged: int, emit: Emitter) -> None:
     """After a change to a pane: opens it again, or emits it when it should have been final already. `before` is the
     last value that the next window's Difference was worked out from: if that has changed, so has the Difference."""
+    shared = window.plan.shared
+    if shared and 2 * len(pane.times) * len(window.panes) > shared:
+        share_samples(window.panes, shared, beyond=shared * 3 // 2)
     if pane.end <= judged:
         _finish(window, pane, judged, emit)
     elif pane.closed:
