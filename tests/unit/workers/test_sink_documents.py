@@ -116,6 +116,26 @@ def test_the_worker_and_the_sink_write_the_same_dead_letter(topic: str, value: b
     assert documents.dead_letter_upsert(output, position="elsewhere").key == key
 
 
+def test_a_window_that_ends_in_the_year_10000_becomes_a_dead_letter_that_says_so() -> None:
+    """The latest reading that every part takes; what else there is of it is stored."""
+    kafka = KafkaConnection(bootstrap_servers=["127.0.0.1:1"])
+    window = {"name": "W", "metric": "m", "function": "Sum", "periodSeconds": 1000}
+    metric = {"metrics": [{"name": "m"}], "thresholds": [{"name": "T", "metric": "m", "above": "1"}]}
+    fleet = Fleet.model_validate({"name": "f", "topic": "f/{device}/m", "windows": [window], **metric})
+    worker = Processor(WorkerConfiguration(pipeline="p", kafka=kafka, topics=TOPICS, fleet=fleet, application_id="w"))
+    reading = b'[{"device":"d","metric":"m","time":%d,"value":2}]' % LAST_TIME
+    worker.record(topic="p.f", partition=0, offset=0, value=reading, now=1)
+    worker.take_states()
+    worker.check(now=10**9)
+    _, messages = worker.take_results()
+    batch = batch_of(("p.f", reading), *((topic, value) for topic, _, value in messages))
+    assert batch.readings == {("f", "d", "m"): {LAST_TIME: 2.0}}
+    stored = {collection: document for (collection, _), document in documents_of(batch).items()}
+    assert stored.keys() == {"alerts", "dead_letters"}
+    assert "not in the years 1 to 9999" in stored["dead_letters"]["message"]
+    assert msgspec.json.decode(base64.b64decode(stored["dead_letters"]["payload"]))["end"] > LAST_TIME
+
+
 def test_a_dead_letter_too_large_for_mongodb_is_cut_and_says_so() -> None:
     batch = batch_of(("p.f", b" " * 13_000_000))
     (letter,) = documents_of(batch).values()

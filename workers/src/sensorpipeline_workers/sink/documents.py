@@ -89,8 +89,12 @@ def _head(series: Series) -> bytes:
 
 
 def moment(milliseconds: int) -> datetime:
-    """Returns the UTC time of milliseconds since the epoch. Raises OverflowError beyond the years 1 to 9999."""
-    return EPOCH + timedelta(milliseconds=milliseconds)
+    """Returns the UTC time of milliseconds since the epoch. Raises OverflowError beyond the years 1 to 9999: the store
+    could hold it, but no client that reads its dates."""
+    try:
+        return EPOCH + timedelta(milliseconds=milliseconds)
+    except OverflowError:
+        raise OverflowError(f"{milliseconds} ms since the epoch is not in the years 1 to 9999") from None
 
 
 def aggregate_upsert(value: bytes) -> Upsert:
