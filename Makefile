@@ -122,7 +122,7 @@ bench-worker: bootstrap ## The stream worker beside Kafka Streams and quixstream
 	@PYTHONPATH=tests:. uv run python -m bench.worker
 
 .PHONY: bench-gateway
-bench-gateway: bootstrap ## Readings over HTTP into Kafka, against the bare producer
+bench-gateway: bootstrap ## Readings over HTTP into Kafka, beside an endpoint that does nothing with them
 	@$(DEV) components
 	@PYTHONPATH=tests:. uv run python -m bench.gateway
 
