@@ -1,6 +1,5 @@
 """Runs the bridge."""
 
-import gc
 import os
 import signal
 import socket
@@ -12,11 +11,9 @@ from sensorpipeline_workers.bridge.adoption import Adoption
 from sensorpipeline_workers.bridge.arrivals import Arrivals
 from sensorpipeline_workers.bridge.bridge import Bridge
 from sensorpipeline_workers.bridge.sending import Counters
+from sensorpipeline_workers.runtime.garbage import look_seldom
 from sensorpipeline_workers.runtime.health import Health
 from sensorpipeline_workers.runtime.topics import wait_for_topics
-
-GARBAGE_THRESHOLD = 50_000
-"""Messages come and go without cycles; looking for some after every 700 objects is time lost."""
 
 
 def run() -> None:
@@ -25,8 +22,7 @@ def run() -> None:
     The client id is the pod's name: a StatefulSet keeps it, so a restarted bridge finds its session again. The first
     member also adopts the sessions of members that are gone for good.
     """
-    gc.freeze()
-    gc.set_threshold(GARBAGE_THRESHOLD)
+    look_seldom()
     configuration = BridgeConfiguration.load()
     health = Health()
     health.serve(configuration.metrics_port)
