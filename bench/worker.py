@@ -1,7 +1,7 @@
 """`make bench-worker`: the stream worker and its peers on the same readings, one process each.
 
     uv run python -m bench.worker [--readings 2000000] [--only sensorpipeline,"Kafka Streams"]
-                                  [--workloads "day windows;5 % late"] [--no-recovery] [--no-page]
+                                  [--workloads "day windows;5 % late"] [--no-recovery] [--series-only] [--no-page]
 
 Starts a Kafka of its own, fills two topics per workload with the same readings, runs each engine from its start until
 it has done with all of them, and checks that all results agree before it reports anything. CPU-seconds are those of the
@@ -22,7 +22,8 @@ from integration.conftest import run_kafka
 
 from bench import worker_peers as peers
 from bench import workload as work
-from bench.worker_report import Measurement, write_page
+from bench.worker_rebalance import measure_rebalances
+from bench.worker_report import Measurement, write_page, write_series
 from bench.worker_series import measure_series
 
 TOLERANCE = 1e-6
@@ -138,6 +139,26 @@ def bench(
     return out
 
 
+def bench_series(server: str, options: argparse.Namespace) -> None:
+    """Measures what series cost our worker: few, which is what the process alone takes, and many."""
+    numbers = (100, 100_000)
+    costs = [measure_series(server, number) for number in numbers]
+    for cost in costs:
+        print(
+            f"{cost.series:7,} series: {cost.live_bytes / 2**20:.0f} MiB live, {cost.restored_bytes / 2**20:.0f} MiB "
+            f"restored, {cost.state_bytes / cost.series:.0f} bytes of state each, "
+            f"{cost.restore_seconds:.1f} s from start to restored",
+            flush=True,
+        )
+    standstills = [standstill for number in numbers for standstill in measure_rebalances(server, number)]
+    for found in standstills:
+        print(
+            f"{found.series:7,} series, {found.change}: {found.longest:.1f} s at most, {found.until:.1f} s until good"
+        )
+    if not options.no_page:
+        write_series(costs, standstills)
+
+
 @contextmanager
 def make_run(
     server: str, workload: work.Workload, readings: work.Readings, source: str, target: str
@@ -155,29 +176,23 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(peer.name for peer in peers.PEERS))
     parser.add_argument("--workloads", default=";".join(workload.name for workload in work.WORKLOADS))
     parser.add_argument("--no-recovery", action="store_true")
+    parser.add_argument("--series-only", action="store_true", help="only what series cost our worker")
     parser.add_argument("--no-page", action="store_true")
     parser.add_argument("--profile", help="file for the profile (cProfile) of our worker's last run")
     options = parser.parse_args()
     peers.Ours.profile = options.profile
-    chosen = [peer for peer in peers.PEERS if peer.name in options.only.split(",")]
+    chosen = [peer for peer in peers.PEERS if peer.name in options.only.split(",") and not options.series_only]
     for peer in chosen:
         peer.prepare()
     measured: list[Measurement] = []
     with run_kafka(heap="1g") as (_, server):
         for workload in (*work.WORKLOADS, work.FLEET_CLOCK):
-            if workload.name in options.workloads.split(";"):
+            if chosen and workload.name in options.workloads.split(";"):
                 measured += bench(server, workload, chosen, options)
-        if not options.no_page:
-            write_page(measured, [])  # what has been measured is kept, whatever comes
-        costs = [] if options.no_recovery else [measure_series(server, number) for number in (100, 100_000)]
-    for cost in costs:
-        print(
-            f"{cost.series:7,} series: {cost.live_bytes / 2**20:.0f} MiB live, {cost.restored_bytes / 2**20:.0f} MiB "
-            f"restored, {cost.state_bytes / cost.series:.0f} bytes of state each, "
-            f"{cost.restore_seconds:.1f} s from start to restored"
-        )
-    if not options.no_page:
-        write_page(measured, costs)
+        if measured and not options.no_page:
+            write_page(measured)  # what has been measured is kept, whatever comes
+        if not options.no_recovery:
+            bench_series(server, options)
     ratio = compute_ratio(measured)
     if ratio is not None:
         print(f"ratio to Kafka Streams: {ratio:.3f}")

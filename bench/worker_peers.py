@@ -209,6 +209,12 @@ class Process:
         # What the operating system counts for the whole process, its ended children included.
         return usage.ru_utime + usage.ru_stime, self._peak
 
+    def close(self) -> None:
+        """Makes sure that it is gone."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
     def _look_at_memory(self) -> None:
         """Its own peak: what is counted for it in the end includes the process that it was forked from."""
         _, found, rest = Path(f"/proc/{self._process.pid}/status").read_text().partition("VmHWM:")

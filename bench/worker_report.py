@@ -8,7 +8,9 @@ from pathlib import Path
 from xml.sax.saxutils import escape
 
 from bench.report import update_section
+from bench.worker_rebalance import LOAD, Standstill
 from bench.worker_series import SeriesCost
+from bench.workload import PARTITIONS
 
 DOCS = Path(__file__).parents[1] / "docs"
 COLOURS = ("#1b7f5c", "#b0563b", "#4a6fa5")
@@ -54,12 +56,19 @@ CPU-seconds are those of the whole process (user and system), start-up included,
 Recovery: the process is killed in the middle and started again; the seconds until it takes readings in again, with the
 session timeouts that each has by default (ours is 10 s)."""
 
+REBALANCES = f"""\
+How long readings stand still when workers of the fleet come and go. All series go on sending, {LOAD:,} readings/s
+in all, and in each of the {PARTITIONS} partitions a device of its own, each of whose readings closes a window. The
+longest wait is from such a reading to its result, over all partitions, also those that stay where they are; every
+result is checked. Results are sent every half second, and a killed worker is missed after the session timeout of 10 s.
+The last column is from the change (a process starts, a signal is sent) until those that are then there hold all series
+in memory and keep up."""
 
-def write_page(measured: Sequence[Measurement], costs: Sequence[SeriesCost]) -> None:
-    """Writes the section and its plot."""
+
+def write_page(measured: Sequence[Measurement]) -> None:
+    """Writes the section on the engines and its plot."""
     (DOCS / "performance-worker.svg").write_text(plot(measured))
     versions = ", ".join(dict.fromkeys(f"{m.peer} {m.version}" for m in measured))
-    machine = f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
     readings = max(m.readings for m in measured)
     text = [
         INTRODUCTION,
@@ -68,8 +77,7 @@ def write_page(measured: Sequence[Measurement], costs: Sequence[SeriesCost]) -> 
         "",
         "![CPU-seconds per million readings](performance-worker.svg)",
         "",
-        *series_table(costs),
-        f"Measured with {readings:,} readings per run on {machine}; {versions}.",
+        f"Measured with {readings:,} readings per run on {machine()}; {versions}.",
         f"To repeat it: `make bench-worker`, or `uv run python -m bench.worker --readings {readings}`, "
         "with `--only` and `--workloads` for a part.",
     ]
@@ -89,12 +97,12 @@ def table(measured: Sequence[Measurement]) -> list[str]:
     ]
 
 
-def series_table(costs: Sequence[SeriesCost]) -> list[str]:
-    """Returns the lines on what series cost."""
-    if not costs:
-        return []
-    return [
-        "What series cost our worker, one window and one threshold each; the last column is from the process's start:",
+def write_series(costs: Sequence[SeriesCost], standstills: Sequence[Standstill]) -> None:
+    """Writes the section on what series cost our worker."""
+    text = [
+        "## What series cost the stream worker",
+        "",
+        "One window and one threshold each; the last column is from the process's start:",
         "",
         "| series | memory, live (MiB) | memory, restored (MiB) | stored bytes per series | start to restored (s) |",
         "|---:|---:|---:|---:|---:|",
@@ -104,7 +112,21 @@ def series_table(costs: Sequence[SeriesCost]) -> list[str]:
             for c in costs
         ),
         "",
+        REBALANCES,
+        "",
+        "| series | change | longest wait for a result (s) | until all keep up (s) |",
+        "|---:|---|---:|---:|",
+        *(f"| {s.series:,} | {s.change} | {s.longest:.1f} | {s.until:.1f} |" for s in standstills),
+        "",
+        f"Measured on {machine()}.",
+        "To repeat it: `make bench-worker`, or `uv run python -m bench.worker --series-only`.",
     ]
+    update_section(DOCS / "performance.md", "worker-series", "\n".join(text))
+
+
+def machine() -> str:
+    """Returns what the measurements ran on."""
+    return f"{os.cpu_count()} cores, {platform.system()} {platform.machine()}, Python {platform.python_version()}"
 
 
 def plot(measured: Sequence[Measurement]) -> str:

@@ -42,29 +42,36 @@ def measure_series(server: str, series: int) -> SeriesCost:
     peers.make_target(server, name)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
         run = peers.Run(server, workload, len(readings.time), f"{name}.batched", name, name, Path(directory))
-        process = peers.Process(peers.Ours(), run)
-        process.wait_until_done()
-        live = resident_bytes(process.pid)
-        process.end()
-        again = peers.Process(peers.Ours(), run)
+        worker = Worker(run)
+        worker.process.wait_until_done()
+        live = resident_bytes(worker.process.pid)
+        worker.process.end()
+        again = Worker(run)
         begin = time.monotonic()
-        configuration = WorkerConfiguration.model_validate_json((run.directory / "worker.json").read_bytes())
-        while (found := metrics(configuration.metrics_port)).get("series", 0) < series:
+        while (found := again.metrics()).get("series", 0) < series:
             if time.monotonic() - begin > WAIT_SECONDS:
-                raise TimeoutError(f"{found} after {WAIT_SECONDS} s: {again.log()}")
+                raise TimeoutError(f"{found} after {WAIT_SECONDS} s: {again.process.log()}")
             time.sleep(0.05)
         seconds = time.monotonic() - begin
-        restored = resident_bytes(again.pid)
-        again.end()
+        restored = resident_bytes(again.process.pid)
+        again.process.end()
         return SeriesCost(series, live, restored, int(found["state_bytes"]), seconds)
 
 
-def metrics(port: int) -> dict[str, float]:
-    """Returns the worker's gauges of series and state bytes, none while it does not answer."""
-    with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
-        text = answer.read().decode()
-        return {m[1]: float(m[2]) for m in re.finditer(r"^sensorpipeline_(series|state_bytes)\{.*\} (.*)$", text, re.M)}
-    return {}
+class Worker:
+    """One of our workers at work, and what it says of itself."""
+
+    def __init__(self, run: peers.Run) -> None:
+        self.process = peers.Process(peers.Ours(), run)
+        configuration = WorkerConfiguration.model_validate_json((run.directory / "worker.json").read_bytes())
+        self._port = configuration.metrics_port
+
+    def metrics(self) -> dict[str, float]:
+        """Returns its gauges of series and state bytes, none while it does not answer."""
+        with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as answer:
+            found = re.finditer(r"^sensorpipeline_(series|state_bytes)\{.*\} (.*)$", answer.read().decode(), re.M)
+            return {m[1]: float(m[2]) for m in found}
+        return {}
 
 
 def resident_bytes(pid: int) -> int:

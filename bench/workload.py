@@ -65,6 +65,15 @@ def make_readings(workload: Workload, total: int) -> Readings:
     return Readings(device[order], START + STEP * step[order], hundredths[order])
 
 
+def split(readings: Readings, number: int) -> tuple[Readings, Readings]:
+    """Returns so many of the readings, and the others."""
+    device, time, hundredths = readings.device, readings.time, readings.hundredths
+    return (
+        Readings(device[:number], time[:number], hundredths[:number]),
+        Readings(device[number:], time[number:], hundredths[number:]),
+    )
+
+
 def refuse_late(workload: Workload, readings: Readings, *, period: int, lateness: int) -> Readings:
     """Returns the readings without those that come too late by the workload's clock. By the clock of its series none
     does: no delay there is beyond the lateness."""
@@ -110,20 +119,27 @@ def fill(server: str, readings: Readings, *, batched: str | None, single: str | 
     producer = make_producer(
         server, **{"linger.ms": 50, "compression.type": "lz4", "queue.buffering.max.messages": 10**6}
     )
-    pending: list[list[str]] = [[] for _ in range(PARTITIONS)]
-    for partition, device, text in _texts(readings):
-        if single is not None:
+    if single is not None:
+        for partition, device, text in _texts(readings):
             _produce(producer, single, partition, device, text)
-        if batched is not None:
-            pending[partition].append(text)
-            if len(pending[partition]) == READINGS_PER_RECORD:
-                _produce(producer, batched, partition, device, f"[{','.join(pending[partition])}]")
-                pending[partition].clear()
-    for partition, texts in enumerate(pending):
-        if batched is not None and texts:
-            _produce(producer, batched, partition, device_name(partition), f"[{','.join(texts)}]")
+    if batched is not None:
+        for partition, device, text in make_records(readings):
+            _produce(producer, batched, partition, device, text)
     if producer.flush(60):
         raise TimeoutError("Kafka did not take the readings within a minute")
+
+
+def make_records(readings: Readings) -> Iterator[tuple[int, str, str]]:
+    """Yields (partition, key, value) of records of many readings, as the bridge writes them."""
+    pending: list[list[str]] = [[] for _ in range(PARTITIONS)]
+    for partition, device, text in _texts(readings):
+        pending[partition].append(text)
+        if len(pending[partition]) == READINGS_PER_RECORD:
+            yield partition, device, f"[{','.join(pending[partition])}]"
+            pending[partition].clear()
+    for partition, texts in enumerate(pending):
+        if texts:
+            yield partition, device_name(partition), f"[{','.join(texts)}]"
 
 
 def _texts(readings: Readings) -> Iterator[tuple[int, str, str]]:

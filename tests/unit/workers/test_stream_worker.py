@@ -1,8 +1,10 @@
 """The worker around the processor, without a Kafka."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -376,3 +378,35 @@ def test_after_a_rebalance_faust_begins_no_later_than_where_the_states_end(
     consumer.app = worker.app
     assert asyncio.run(consumer.seek_to_committed()) == {TP("r", 0): 5, TP("r", 1): 2, TP("other", 0): 1}
     assert sought == [(TP("r", 0), 5)]
+
+
+def test_partitions_are_given_up_once_what_was_taken_in_is_acknowledged_or_gone(
+    worker: StreamWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Garbage is collected only when that takes long: a record that nobody holds must not be waited for for ever."""
+    looks: list[int] = []
+    consumer: Any = object.__new__(Consumer)
+    consumer._stopped, consumer._crashed = asyncio.Event(), asyncio.Event()
+    consumer._unacked_messages = weakref.WeakSet()
+    held = Record(0)
+    forgotten = Record(1)
+    assert forgotten.message is forgotten  # so only the collector can free it
+    consumer._unacked_messages |= {held, forgotten}
+    del forgotten
+
+    async def commit() -> None:
+        looks.append(len(consumer._unacked_messages))
+
+    async def wait_for_ack() -> None:
+        held.acked = len(looks) == 2
+        await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(Consumer, "commit", lambda _: commit())
+    monkeypatch.setattr(Consumer, "commit_and_end_transactions", lambda _: commit())
+    monkeypatch.setattr(Consumer, "_wait_for_ack", lambda _, timeout: wait_for_ack())
+    gc.disable()
+    try:
+        asyncio.run(asyncio.wait_for(consumer.wait_empty(), 5))
+    finally:
+        gc.enable()
+    assert looks == [2, 2, 1, 0, 0]

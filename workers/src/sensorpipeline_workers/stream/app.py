@@ -7,10 +7,10 @@ bounds (see `_Pace`).
 """
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
+from collections import defaultdict
 from typing import Any
 
 from confluent_kafka import KafkaException
@@ -92,6 +92,7 @@ class StreamWorker:
         self._series, self._state_bytes = metrics.series(), metrics.state_bytes()
         self._lag = metrics.consumer_lag_seconds().labels(self._fleet)
         self._alert = metrics.device_alert()
+        self._alerts: defaultdict[str, set[str]] = defaultdict(set)
         self.app.agent(self._source, name="work")(self._work)
         self.app.tasks_from_start = (self._flush_loop, self._ask_loop)
         self.app.on_rebalance_begun = self._on_rebalance_begun
@@ -108,7 +109,8 @@ class StreamWorker:
             value_type=bytes,
             extra_topic_configs={
                 "max.message.bytes": MAXIMUM_MESSAGE_BYTES,
-                "segment.bytes": 64 * 1024 * 1024,
+                # The last segment is never compacted, and is read back with all that it holds.
+                "segment.bytes": 8 * 1024 * 1024,
                 "min.cleanable.dirty.ratio": 0.2,
             },
         )
@@ -135,10 +137,9 @@ class StreamWorker:
             self._discard()
         self._discarded = False
         self._progress.drop(partitions)
-        for device in self._processor.drop(partitions):
-            for threshold, severity in self._severities.items():
-                with contextlib.suppress(KeyError):
-                    self._alert.remove(self._fleet, device, threshold, severity)
+        for device in self._processor.drop(partitions) & self._alerts.keys():
+            for threshold in self._alerts.pop(device):
+                self._alert.remove(self._fleet, device, threshold, self._severities[threshold])
 
     def _discard(self) -> None:
         """Leaves what has not been flushed to the next owner: Faust must not wait for it, nor commit it."""
@@ -296,6 +297,7 @@ class StreamWorker:
     def _set_alert(self, threshold: str, device: str, *, active: bool) -> None:
         if threshold in self._severities:
             self._alert.labels(self._fleet, device, threshold, self._severities[threshold]).set(1 if active else 0)
+            self._alerts[device].add(threshold)
 
     async def _ask_loop(self) -> None:
         """Asks at an interval how many readings Kafka has for us."""

@@ -23,7 +23,10 @@ from sensorpipeline_workers.stream.offsets import Offsets
 
 log = logging.getLogger(__name__)
 
-BATCH = 10_000
+# So few that they are gone again before the garbage collector looks at what has stayed, all live series among it.
+BATCH = 500
+# What is waited for at most for a batch to be full, and for a partition to say that it has ended.
+WAIT_SECONDS = 0.02
 Items = dict[bytes, bytes | None]
 T = TypeVar("T")
 
@@ -46,6 +49,7 @@ class StateTable(Table):  # type: ignore[type-arg]
         self._missing: set[int] = set()
         self._generation: int | None = None
         self._rebalances = 0
+        self._offsets: Offsets | None = None
 
     async def on_rebalance(
         self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0
@@ -103,10 +107,12 @@ class StateTable(Table):  # type: ignore[type-arg]
             cancelled.set()
 
     def _end_offsets(self, partitions: set[int], is_cancelled: Callable[[], bool]) -> dict[int, int]:
-        offsets = Offsets(self.connection, self.changelog_topic_name)
+        if self._offsets is None:
+            # Kept: a client that is new can take seconds to find out whom to ask.
+            self._offsets = Offsets(self.connection, self.changelog_topic_name)
         while not is_cancelled():
             try:
-                return {partition: end for partition, (_, end) in offsets.ask(partitions).items()}
+                return {partition: end for partition, (_, end) in self._offsets.ask(partitions).items()}
             except KafkaException as error:
                 log.info("waiting for the ends of %s: %s", self.changelog_topic_name, error.args[0].str())
                 time.sleep(0.2)
@@ -119,7 +125,7 @@ class StateTable(Table):  # type: ignore[type-arg]
             consumer.assign([TopicPartition(self.changelog_topic_name, partition, 0) for partition in partitions])
             ended: set[int] = set()
             while ended != partitions and not is_cancelled():
-                messages = consumer.consume(BATCH, 0.5)
+                messages = consumer.consume(BATCH, WAIT_SECONDS)
                 if messages:
                     self.on_progress()
                 for message in messages:
@@ -143,5 +149,8 @@ def _reader(connection: KafkaConnection) -> Consumer:
             "auto.offset.reset": "earliest",
             "isolation.level": "read_uncommitted",
             "queued.max.messages.kbytes": 32 * 1024,
+            "fetch.wait.max.ms": int(WAIT_SECONDS * 1000),
+            # How long reading rests when so much has been read ahead; a second by default.
+            "fetch.queue.backoff.ms": int(WAIT_SECONDS * 1000),
         }
     )
