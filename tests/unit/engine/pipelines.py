@@ -9,6 +9,7 @@ from typing import Any
 
 from e2e.recompute import compute
 from hypothesis import strategies as st
+from sensorpipeline_api.bounds import MAXIMUM_BYTES, open_windows, window_bytes
 from sensorpipeline_api.records import Aggregate, Alert, Late
 from sensorpipeline_api.spec import Fleet
 from sensorpipeline_workers.engine.plan import MetricPlan, compile_metric
@@ -131,6 +132,12 @@ rows_of_devices = st.one_of(
 def compiled(spec: dict[str, Any]) -> MetricPlan:
     """Returns the plan of the pipeline's metric."""
     return compile_metric(Fleet.model_validate(spec), "m")
+
+
+def fits(spec: dict[str, Any]) -> bool:
+    """Whether the windows are few enough for the operator to accept them; beyond that readings are thinned out."""
+    fleet = Fleet.model_validate(spec)
+    return sum(open_windows(fleet, window) * window_bytes(window) for window in fleet.windows) <= MAXIMUM_BYTES
 
 
 class View:
