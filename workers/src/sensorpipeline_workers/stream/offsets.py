@@ -1,6 +1,6 @@
 """Asks Kafka itself where partitions begin and end, by a client that does nothing else."""
 
-from confluent_kafka import TopicPartition
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 from sensorpipeline_api.configuration import KafkaConnection
 
@@ -22,8 +22,14 @@ class Offsets:
         KafkaException when no answer comes, or not for all."""
         if self._client is None:
             self._client = AdminClient(librdkafka_settings(self._connection) | {"log_level": 0})
-        firsts = self._ask(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
-        ends = self._ask(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        try:
+            firsts = self._ask(partitions, OffsetSpec.earliest())  # type: ignore[no-untyped-call]
+            ends = self._ask(partitions, OffsetSpec.latest())  # type: ignore[no-untyped-call]
+        except KafkaException as error:
+            # What a client knows of leaders it goes on believing when a broker says that they have changed.
+            if error.args[0].code() != KafkaError._TIMED_OUT:
+                self._client = None
+            raise
         return {partition: (firsts[partition], ends[partition]) for partition in partitions}
 
     def _ask(self, partitions: set[int], what: OffsetSpec) -> dict[int, int]:
