@@ -35,6 +35,8 @@ from sensorpipeline_operator.components.secrets import Passwords
 from sensorpipeline_operator.naming import GATEWAY_PORT
 
 DEVICES_DIRECTORY = f"{CREDENTIALS_DIRECTORY}/devices"
+LEAVE_SECONDS = 5
+"""How long a pod that is to end goes on serving: until then requests may be sent to it, on every node."""
 
 
 def build_gateway(context: Context, passwords: Passwords) -> list[Manifest]:
@@ -80,6 +82,7 @@ def build_gateway(context: Context, passwords: Passwords) -> list[Manifest]:
     container["livenessProbe"] = http_probe(
         "/healthz", GATEWAY_PORT, initialDelaySeconds=30, periodSeconds=20, timeoutSeconds=5, failureThreshold=6
     )
+    container["lifecycle"] = {"preStop": {"sleep": {"seconds": LEAVE_SECONDS}}}
     pod = Pod(
         containers=[container],
         volumes=volumes,
