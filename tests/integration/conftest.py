@@ -122,6 +122,7 @@ def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
     file = tmp_path_factory.mktemp("mosquitto") / "mosquitto.conf"
     file.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
+        "set_tcp_nodelay true\n"
     )
     file.parent.chmod(0o755)
     options = ("-v", f"{file}:/test.conf:ro", "--entrypoint", "")

@@ -8,6 +8,7 @@ import json
 import socket
 import ssl
 import subprocess
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -261,6 +262,33 @@ def test_when_a_broker_starts_again_no_reading_comes_behind_a_newer_one(
         publish(range(1500, 1600))
         until(lambda: len(stored(kafka, topics)) >= 1600, what="all readings")
     assert in_order(kafka, topics) == {name: list(range(1600)) for name in ("d1", "d2")}
+
+
+def test_a_broker_that_is_killed_under_load_loses_nothing_while_the_bridge_keeps_up(
+    kafka: str, topics: Topics, part: Make, tmp_path: Path
+) -> None:
+    broker = Broker(tmp_path / "broker")
+    bridge = part("bridge", bridge_of(broker, kafka, topics, tmp_path), "p-bridge-0")
+    acknowledged: set[int] = set()
+    numbers = itertools.count()
+    for turn in range(10):
+        with broker.running() as name:
+            if turn == 0:
+                bridge.start()
+            device = Client(broker.port, "d1", broker.password("d1"))
+            until(lambda: bridge.ready and stored(kafka, topics) >= acknowledged, what="the bridge to keep up")
+            before = len(acknowledged)
+            kill = ["docker", "kill", "-s", "KILL", name]
+            killer = threading.Timer(0.5, subprocess.run, [kill], {"capture_output": True})
+            killer.start()
+            with contextlib.suppress(OSError):  # the kill ends it
+                for number in numbers:
+                    device.publish("f/d1/m", body(number))
+                    acknowledged.add(number)
+            killer.join()
+            assert len(acknowledged) > before + 100
+    with broker.running():
+        until(lambda: stored(kafka, topics) >= acknowledged, what="all readings")
 
 
 def is_running(name: str) -> bool:

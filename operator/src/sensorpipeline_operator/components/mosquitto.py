@@ -37,6 +37,9 @@ CONFIGURATION = {
     # It is written after so many changes, and by mosquitto.sh every two seconds while it is small.
     "autosave_on_changes": "true",
     "autosave_interval": "1000",
+    # A message must leave the broker before its device hears that it was taken; Nagle's algorithm would hold it back in
+    # the kernel until the bridge's TCP has answered, and what is held back there is lost if the broker is killed.
+    "set_tcp_nodelay": "true",
     # The defaults drop messages beyond 1000 per session; here the volume is the bound, not a number of messages.
     "max_queued_messages": "0",
     "max_inflight_messages": "0",
