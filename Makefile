@@ -36,7 +36,7 @@ images: bootstrap ## Build our own images and load them into the running cluster
 	@$(DEV) images
 
 .PHONY: test
-test: test-unit test-integration test-chart test-e2e ## Run the tests; the ledger of faults, half an hour more, is `make test-ledger`
+test: test-unit test-integration test-chart test-e2e test-ledger ## Run every test
 
 .PHONY: test-unit
 test-unit: uv ## Pure parts and shells with small fakes

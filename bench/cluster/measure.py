@@ -171,9 +171,9 @@ def report(outcome: Outcome, cores: int) -> str:
     )
     return f"""## A whole pipeline on the cluster
 
-{outcome.messages:,} messages of {DEVICES} devices (QoS 1, JSON, authenticated) through Mosquitto, bridge, Kafka, worker
-(two windows, one threshold; {outcome.windows:,} window results checked) and sink into MongoDB, all of it and the
-publisher on the {cores} cores of a kind node:
+{outcome.messages:,} messages of {DEVICES} devices (QoS 1, JSON, authenticated) through Mosquitto, bridge (four members,
+see decision 44), Kafka, worker (two windows, one threshold; {outcome.windows:,} window results checked) and sink into
+MongoDB, all of it and the publisher on the {cores} cores of a kind node:
 
 - acknowledged to devices: {outcome.messages / outcome.acknowledged_seconds:,.0f} messages/s
 - **stored: {rate:,.0f} messages/s, {rate / cores:,.0f} per core**, {rate / cores / PEER_PER_CPU:.1f} times what

@@ -276,7 +276,8 @@ class Bridge(Model):
     replicas: int = Field(
         1,
         description="Number of members that share the messages; when there are fewer, the first adopts what waits for "
-        "those that are gone.",
+        "those that are gone. A broker with all it can do reads a packet of each connection in turn, so more members "
+        "get more of its time, beside many devices.",
         ge=1,
         le=16,
     )
