@@ -19,8 +19,8 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +28,7 @@ from typing import Any, Protocol
 import msgspec
 from confluent_kafka import Consumer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
-from integration.conftest import IMAGES, Part, container, free_port, listens, run_kafka, until
+from integration.conftest import IMAGES, Part, free_port, run_kafka, run_mosquitto, until
 from sensorpipeline_api.configuration import BridgeConfiguration, KafkaConnection, MqttConnection, Topics
 from sensorpipeline_api.spec import Fleet
 
@@ -261,22 +261,6 @@ def plain_subscriber(bench: Bench, count: int) -> Figures:
     return Figures(live=count / (end - begin), live_cpu=cpu, memory=spent.ru_maxrss * 1024)
 
 
-@contextmanager
-def mosquitto(directory: Path) -> Iterator[int]:
-    """Runs the broker; gives its port."""
-    port = free_port()
-    file = directory / "mosquitto.conf"
-    file.write_text(
-        f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
-        "set_tcp_nodelay true\n"
-    )
-    directory.chmod(0o755)
-    options = ("-v", f"{file}:/bench.conf:ro", "--entrypoint", "")
-    with container(IMAGES["mosquitto"], "/usr/sbin/mosquitto", "-c", "/bench.conf", options=options):
-        until(lambda: listens(port), what="Mosquitto")
-        yield port
-
-
 def telegraf_program() -> Path | None:
     """Returns Telegraf with the two plugins, built from its Go module; None where it cannot be built."""
     folder = CACHE / f"telegraf-{TELEGRAF}"
@@ -342,7 +326,7 @@ def main() -> None:
 
         def run(name: str, make: Callable[[Bench, Topics], Subject]) -> None:
             """Measures a subject with a broker of its own, so that no session of another costs it anything."""
-            with mosquitto(directory) as port:
+            with run_mosquitto(directory) as port:
                 bench = Bench(port, kafka, peer, directory)
                 topics = bench.create_topics(name.replace(", ", "-").replace(" ", "-"))
                 rows[name] = measure(bench, make(bench, topics), topics, count=count, rate=rate)
@@ -352,7 +336,7 @@ def main() -> None:
             return lambda bench, topics: Bridges(bench, topics, members)
 
         def plain() -> Figures:
-            with mosquitto(directory) as port:
+            with run_mosquitto(directory) as port:
                 return plain_subscriber(Bench(port, kafka, peer, directory), count)
 
         run("warm-up", bridges(1))  # Kafka's first half minute goes into compiling itself

@@ -56,12 +56,6 @@ CPU-seconds are those of the whole process (user and system), start-up included,
 Recovery: the process is killed in the middle and started again; the seconds until it takes readings in again, with the
 session timeouts that each has by default (ours is 10 s)."""
 
-BOUNDS = """\
-What bounds our worker with 50,000 devices: a record of 500 readings then holds one of each series, so what a call of
-the engine costs is paid for each reading (see the engine's table above). Of the samples of a profile (py-spy, 12 s in
-the middle of that workload) 68 % are in taking readings in: 40 % in the engine, 18 % in finding series and bringing
-their states to life, 3 % in decoding; 7 % are in writing states, and 17 % in other threads, which fetch and send."""
-
 REBALANCES = f"""\
 How long readings stand still when workers of the fleet come and go. All series go on sending, {LOAD:,} readings/s
 in all, and in each of the {PARTITIONS} partitions a device of its own, each of whose readings closes a window. The
@@ -80,8 +74,6 @@ def write_page(measured: Sequence[Measurement]) -> None:
         INTRODUCTION,
         "",
         *table(measured),
-        "",
-        BOUNDS,
         "",
         "![CPU-seconds per million readings](performance-worker.svg)",
         "",

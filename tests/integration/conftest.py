@@ -115,19 +115,26 @@ def kafka() -> Iterator[str]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    """The port of a Mosquitto broker that asks for no credentials."""
+@contextmanager
+def run_mosquitto(directory: Path) -> Iterator[int]:
+    """Runs a Mosquitto broker that asks for no credentials, with its configuration in a directory; gives its port."""
     port = free_port()
-    file = tmp_path_factory.mktemp("mosquitto") / "mosquitto.conf"
+    file = directory / "mosquitto.conf"
     file.write_text(
         f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 0\n"
         "set_tcp_nodelay true\n"
     )
-    file.parent.chmod(0o755)
+    directory.chmod(0o755)
     options = ("-v", f"{file}:/test.conf:ro", "--entrypoint", "")
     with container(IMAGES["mosquitto"], "/usr/sbin/mosquitto", "-c", "/test.conf", options=options):
         until(lambda: listens(port), what="Mosquitto")
+        yield port
+
+
+@pytest.fixture(scope="session")
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a Mosquitto broker that asks for no credentials."""
+    with run_mosquitto(tmp_path_factory.mktemp("mosquitto")) as port:
         yield port
 
 

@@ -205,7 +205,7 @@ def test_the_wait_for_a_kafka_that_is_away_ends_with_the_process(worker: StreamW
         await asyncio.sleep(0.3)
         assert not waiting.done()
         worker.app._stopped.set()
-        assert await asyncio.wait_for(waiting, 60) == {}  # Kafka would be waited for without end
+        assert await asyncio.wait_for(waiting, 5) == {}  # Kafka would be waited for without end
 
     async def cancel() -> None:
         waiting = asyncio.ensure_future(table._in_thread(table._end_offsets, {0}))
